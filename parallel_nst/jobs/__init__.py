@@ -1,0 +1,1 @@
+"""Work on files: read, stylise, write."""

@@ -1,0 +1,235 @@
+"""Weights: where each backbone's come from, reading them without running anything that is in the file, and building.
+
+Reading accepts safetensors and what `torch.load(weights_only=True)` accepts; nothing is ever unpickled but tensors and
+plain containers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from parallel_nst.networks.backbones import VGG, VGG19_WIDTHS, Backbone, Embedded, SqueezeNet
+from parallel_nst.recipe import LayerWeights
+
+State = Mapping[str, Tensor]
+TORCHVISION = "https://download.pytorch.org/models/"
+SCALE_SUFFIX = ".scale"  # beside an 8-bit weight: its step per output channel
+
+
+@dataclass(frozen=True)
+class BackboneEntry:
+    """A backbone by name.
+
+    build: from canonical weights. layers: the choice when a recipe makes none.
+    file: name at the public address, whose eight digits are the beginning of the file's SHA-256; None: in the package.
+    """
+
+    build: Callable[[State], Backbone]
+    layers: LayerWeights
+    file: str | None = None
+
+    @property
+    def address(self) -> str:
+        return f"{TORCHVISION}{self.file}"
+
+
+def build_embedded(state: State) -> Backbone:
+    widths = Embedded.widths_of(state)
+    if not widths or not all(widths):
+        raise ValueError("key block1.conv1.weight is missing")
+    return loaded(Embedded(widths), state)
+
+
+def build_vgg19(state: State) -> Backbone:
+    return loaded(VGG(VGG19_WIDTHS), features_only(state))
+
+
+def build_squeezenet(state: State) -> Backbone:
+    return loaded(SqueezeNet(), features_only(state))
+
+
+def equal(*names: str) -> dict[str, float]:
+    """The same weight for each layer."""
+    return dict.fromkeys(names, 1.0)
+
+
+BACKBONES: dict[str, BackboneEntry] = {
+    "embedded": BackboneEntry(
+        build_embedded,
+        LayerWeights(
+            style=equal(*(f"relu{name}" for name in "1_1 1_2 2_1 2_2 3_1 3_3 4_1 4_3 5_1".split())),
+            content=equal("relu3_3"),
+        ),
+    ),
+    "vgg19": BackboneEntry(
+        build_vgg19,
+        LayerWeights(
+            style=equal("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),
+            content=equal("relu4_2"),
+        ),
+        "vgg19-dcbb9e9d.pth",
+    ),
+}
+TEACHER = BackboneEntry(build_squeezenet, LayerWeights(), "squeezenet1_0-b66bff10.pth")
+
+
+def backbone_entry(name: str) -> BackboneEntry:
+    """The entry of a backbone; ValueError names those there are."""
+    if name not in BACKBONES:
+        raise ValueError(f"unknown backbone {name!r}; known: {', '.join(BACKBONES)}")
+    return BACKBONES[name]
+
+
+def load_weights(name: str, path: Path | None = None) -> State:
+    """Weights of a backbone: from `path`, from the package, from the cache folder, or downloaded into it."""
+    entry = backbone_entry(name)
+    if path is None:
+        path = Path(__file__).parent / "weights" / f"{name}.safetensors" if entry.file is None else cached(name, entry)
+    state = read_tensors(path)
+    try:
+        entry.build(state)
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold the weights of {name}: {error}") from None
+    return state
+
+
+def build_backbone(name: str, state: State) -> Backbone:
+    """A backbone that computes: frozen, in evaluation mode."""
+    return backbone_entry(name).build(state).requires_grad_(False).eval()
+
+
+def loaded(backbone: Backbone, state: State) -> Backbone:
+    """`backbone` with these weights; ValueError, in one line, where keys or shapes differ."""
+    wanted = backbone.state_dict()
+    for key, value in wanted.items():
+        if key not in state:
+            raise ValueError(f"key {key} is missing")
+        if state[key].shape != value.shape:
+            raise ValueError(f"{key} has shape {tuple(state[key].shape)} instead of {tuple(value.shape)}")
+    if extra := sorted(set(state) - set(wanted)):
+        raise ValueError(f"key {extra[0]} is not known")
+    backbone.load_state_dict(dict(state))
+    return backbone
+
+
+def features_only(state: State) -> State:
+    """Without the classifier, which style transfer has no use for."""
+    return {key: value for key, value in state.items() if not key.startswith("classifier.")}
+
+
+def read_tensors(path: Path) -> State:
+    """Tensors by key, in float32, from a safetensors or PyTorch file; 8-bit weights are multiplied by their scales.
+
+    ValueError, in one line, for what is neither or is damaged.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a file of weights")
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not head:
+        raise ValueError(f"{path} is empty; give a file of weights")
+    if head.lstrip()[:1] == b"<":
+        raise ValueError(f"{path} is a web page, not weights; download the file itself")
+    try:
+        state = load_file(path) if head[8:9] == b"{" else torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path} cannot be read as weights (safetensors or PyTorch state dict): {reason}") from None
+    return dequantised(tensors_of(state, path))
+
+
+def tensors_of(state: object, path: Path) -> dict[str, Tensor]:
+    """The state dict in whatever `torch.load` gave; ValueError when there is none."""
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not (isinstance(state, Mapping) and state and all(isinstance(value, Tensor) for value in state.values())):
+        raise ValueError(f"{path} holds no state dict (tensors by name); save the network's state_dict()")
+    return dict(state)
+
+
+def dequantised(state: State) -> State:
+    """Float32 tensors; a key with a scale beside it is multiplied by it along its first axis."""
+    plain: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if key.endswith(SCALE_SUFFIX):
+            continue
+        scale = state.get(key + SCALE_SUFFIX)
+        value = value.float() if value.dtype != torch.float64 else value
+        plain[key] = value if scale is None else value * scale.view(-1, *[1] * (value.dim() - 1))
+    return plain
+
+
+def quantised(state: State) -> dict[str, Tensor]:
+    """Convolution weights in 8 bits with one float32 scale for each output channel, everything else in half
+    precision."""
+    small: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if value.dim() == 4:
+            scale = value.abs().amax((1, 2, 3)).clamp_min(1e-12) / 127
+            small[key] = (value / scale.view(-1, 1, 1, 1)).round().to(torch.int8)
+            small[key + SCALE_SUFFIX] = scale.float()
+        else:
+            small[key] = value.half()
+    return small
+
+
+def save_embedded(backbone: Backbone, path: Path, metadata: dict[str, str]) -> None:
+    """Write weights in 8 bits per channel with their history in the file's metadata; aside first, then renamed."""
+    aside = path.with_suffix(".part")
+    state = {key: value.contiguous() for key, value in quantised(backbone.state_dict()).items()}
+    save_file(state, aside, metadata=metadata)
+    os.replace(aside, path)
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: $PNST_CACHE, else parallel_nst under $XDG_CACHE_HOME, else under ~/.cache."""
+    if chosen := os.environ.get("PNST_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "parallel_nst"
+
+
+def cached(name: str, entry: BackboneEntry) -> Path:
+    """The downloaded file of a backbone, fetched on first use and used only when its SHA-256 agrees."""
+    assert entry.file is not None
+    path = cache_folder() / entry.file
+    if path.exists():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        download(entry.address, path, entry.file.rsplit("-", 1)[1].split(".")[0])
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise ValueError(
+            f"no weights of {name} here and {entry.address} cannot be downloaded ({reason}); fetch that file "
+            f"where there is a network and pass it with --weights FILE or put it at {path}, or use --backbone embedded"
+        ) from None
+    return path
+
+
+def download(address: str, path: Path, digits: str) -> None:
+    """Fetch `address` to `path` through a file aside; ValueError when its SHA-256 does not begin with `digits`."""
+    digest = hashlib.sha256()
+    handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(address, timeout=30) as response:
+            while block := response.read(1 << 20):
+                digest.update(block)
+                file.write(block)
+        if not digest.hexdigest().startswith(digits):
+            raise ValueError(f"{address} has SHA-256 {digest.hexdigest()}, which does not begin with {digits}; try again")
+        os.replace(aside, path)
+    finally:
+        Path(aside).unlink(missing_ok=True)

@@ -1,0 +1,99 @@
+"""Which pool a run gets: this process, a Ray of its own, or a cluster that is there."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import torch
+
+from parallel_nst.networks.checkpoints import State, load_weights
+from parallel_nst.recipe import Recipe, parse_grid
+from parallel_nst.workers import Crew, Pool, SerialPool, WorkerSpec, plan_crew
+
+
+def open_pool(
+    recipe: Recipe,
+    *,
+    workers: int | None = None,
+    address: str | None = None,
+    weights: State | Path | None = None,
+    tasks: int | None = None,
+) -> tuple[Pool, Crew]:
+    """A pool for a recipe, and who is in it. Close it when done.
+
+    workers: at most so many; None: one for each core (or GPU). One worker or one task takes this process and no Ray.
+    address: of a Ray cluster (`auto` or `host:port`); None starts a Ray of its own for as long as the pool is open.
+    weights: of the backbone, or a file of them; None: the registry's. tasks: how many tiles there will be at most.
+    ValueError for weights, devices or addresses that cannot be had.
+    """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}; give at least 1")
+    state = load_weights(recipe.backbone, weights) if weights is None or isinstance(weights, Path) else weights
+    states = {recipe.backbone: state}
+    tasks = tasks or math.prod(part or 1 for part in parse_grid(recipe.tiling.tiles))
+    if address is not None:
+        return cluster_pool(recipe, states, workers, address, tasks)
+    device = local_device(recipe.device)
+    cores = usable_cores()
+    slots, unit = ([torch.cuda.device_count()], "GPU") if device == "cuda" else ([cores], "core")
+    crew = plan_crew(workers or sum(slots), tasks, slots, unit)
+    if workers is None:
+        crew = Crew(crew.workers, crew.threads, None)
+    dtype = resolved_dtype(recipe.dtype, device)
+    here = WorkerSpec(device, dtype, cores, states)
+    if crew.workers == 1:
+        return SerialPool(here), Crew(1, cores, crew.reason)
+    from parallel_nst.cluster.ray_pool import RayCluster, RayPool  # Ray is loaded only where it is used
+
+    spec = WorkerSpec(device, dtype, crew.threads if device == "cpu" else 1, states)
+    return RayPool(RayCluster(None, cores), spec, crew.workers, here if device == "cpu" else None), crew
+
+
+def cluster_pool(
+    recipe: Recipe, states: dict[str, State], workers: int | None, address: str, tasks: int
+) -> tuple[Pool, Crew]:
+    """A pool of workers on a cluster that is there."""
+    from parallel_nst.cluster.ray_pool import RayCluster, RayPool
+
+    cluster = RayCluster(address, 0)
+    try:
+        device = recipe.device if recipe.device != "auto" else "cuda" if sum(cluster.slots("GPU")) else "cpu"
+        slots = cluster.slots("GPU" if device == "cuda" else "CPU")
+        if not sum(slots):
+            raise ValueError(f"the cluster at {address} has no {'GPU' if device == 'cuda' else 'CPU'} for --device {device}")
+        crew = plan_crew(workers or sum(slots), tasks, slots, "GPU" if device == "cuda" else "core")
+        threads = crew.threads if device == "cpu" else 1
+        dtype = resolved_dtype(recipe.dtype, device)
+        return RayPool(cluster, WorkerSpec(device, dtype, threads, states), crew.workers), crew
+    except BaseException:
+        cluster.close()
+        raise
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def local_device(wanted: str) -> str:
+    """cpu or cuda; ValueError when cuda is asked for and there is none."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but PyTorch finds no CUDA device here; use --device cpu or auto")
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def resolved_dtype(wanted: str, device: str) -> str:
+    """auto takes bfloat16 where the hardware multiplies it natively; emulated, it is slower than float32."""
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if native_bfloat16(device) else "float32"
+
+
+def native_bfloat16(device: str) -> bool:
+    """Whether the device has instructions for bfloat16 products."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # no public name for it in torch 2.13
+    return bool(supported and supported())

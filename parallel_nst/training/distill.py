@@ -1,0 +1,312 @@
+"""Train the embedded backbone: a narrow VGG-shaped network learns the features of SqueezeNet on photographs.
+
+Each student tap gets a 1x1 head that predicts the teacher's features at the nearest resolution; the loss is the sum
+over taps of the mean squared error with each teacher channel standardised (Hinton et al. 2015 with the hints of Romero
+et al., FitNets, 2014). Errors are thus fractions of unexplained variance, from 0 (perfect) to 1 (knows nothing).
+
+While it learns, each convolution is followed by batch normalisation (Ioffe and Szegedy 2015), which is folded into its
+weights at the end: the same function, trained several times faster.
+
+Run as `python -m parallel_nst.training.distill --photos DIR --teacher FILE --output FILE`; a stopped run goes on from
+its checkpoint when called again with the same settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import os
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from parallel_nst.networks.backbones import Backbone, Embedded, SqueezeNet
+from parallel_nst.networks.checkpoints import build_backbone, read_tensors, save_embedded
+
+TEACHER_FRAME = 3  # px, half of the 7x7 window of the teacher's first convolution
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """Every knob of the training.
+
+    widths: channels of each convolution, block by block.
+    taps: student layer -> teacher layer.
+    crop: px, square. shrink: one crop in four is cut from the photograph reduced by this factor.
+    held_out: photographs kept away from training, to measure the errors on.
+    """
+
+    widths: tuple[tuple[int, ...], ...] = ((32, 32), (64, 64), (128, 128, 128), (192, 192, 192), (256, 256))
+    taps: tuple[tuple[str, str], ...] = (
+        ("relu2_2", "relu1"),
+        ("relu3_2", "fire3"),
+        ("relu3_3", "fire4"),
+        ("relu4_2", "fire6"),
+        ("relu4_3", "fire8"),
+        ("relu5_2", "fire9"),
+    )
+    steps: int = 4500
+    batch: int = 12
+    crop: int = 128
+    shrink: float = 0.6
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-4
+    warmup: int = 100
+    held_out: int = 60
+    seed: int = 0
+
+
+class NormalisedStudent(nn.Module):
+    """The embedded backbone with a batch normalisation behind each convolution."""
+
+    def __init__(self, widths: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self.backbone = Embedded(widths)
+        self.norms = nn.ModuleDict(
+            {name: nn.BatchNorm2d(conv.out_channels, momentum=0.02) for name, conv in self.convolutions()}
+        )
+        for _, conv in self.convolutions():
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+
+    def convolutions(self) -> Iterator[tuple[str, nn.Conv2d]]:
+        """Name and module of each convolution, in order."""
+        for stage in self.backbone.stages:
+            if isinstance(stage.module, nn.Conv2d):
+                yield stage.name, stage.module
+
+    def forward(self, crops: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """As the backbone's own, normalised on the way."""
+        features = {}
+        x = (crops - self.backbone.mean) / self.backbone.std
+        for stage in self.backbone.stages:
+            x = stage.module(x)
+            if stage.name in self.norms:
+                x = self.norms[stage.name](x)
+            if stage.name in names:
+                features[stage.name] = x
+        return features
+
+    @torch.no_grad()
+    def fold(self) -> Embedded:
+        """The backbone alone, computing what this module computes in evaluation mode."""
+        folded = copy.deepcopy(self.backbone)
+        for stage in folded.stages:
+            if isinstance(stage.module, nn.Conv2d):
+                conv, norm = stage.module, self.norms[stage.name]
+                assert isinstance(norm, nn.BatchNorm2d) and conv.bias is not None
+                assert norm.running_mean is not None and norm.running_var is not None
+                gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+                conv.weight.mul_(gain.view(-1, 1, 1, 1))
+                conv.bias.copy_((conv.bias - norm.running_mean) * gain + norm.bias)
+        return folded
+
+
+class Distiller(nn.Module):
+    """The student with its heads, and the teacher's statistics they are trained against."""
+
+    def __init__(self, settings: DistillSettings, teacher: SqueezeNet) -> None:
+        super().__init__()
+        self.student: NormalisedStudent | Backbone = NormalisedStudent(settings.widths)
+        self.taps = settings.taps
+        self._teacher = [teacher]  # in a list: it is no part of what is trained or saved
+        self.heads = nn.ModuleDict()
+        for tap, target in settings.taps:
+            channels = teacher.layers[target].channels
+            self.heads[tap] = nn.Conv2d(self.student.backbone.layers[tap].channels, channels, 1)
+            self.register_buffer(f"mean_{target}", torch.zeros(1, channels, 1, 1))
+            self.register_buffer(f"std_{target}", torch.ones(1, channels, 1, 1))
+
+    @torch.no_grad()
+    def teach(self, crops: Tensor) -> dict[str, Tensor]:
+        """The teacher's features of `crops` (N, 3, H, W), on the student's own grids.
+
+        SqueezeNet's first convolution has no padding, so its grid is smaller than the student's and would have to be
+        stretched, up to 3 px out of place at the rim: a student trained so explains a third of that layer instead of
+        nine tenths. Three reflected px all round give it the student's grid.
+        """
+        framed = F.pad(crops, (TEACHER_FRAME,) * 4, mode="reflect")
+        return self._teacher[0](framed, [target for _, target in self.taps])
+
+    def measure(self, batches: list[Tensor]) -> None:
+        """Set each teacher channel's mean and standard deviation from sample batches."""
+        samples = [self.teach(batch) for batch in batches]
+        for _, target in self.taps:
+            values = torch.cat([sample[target].transpose(0, 1).flatten(1) for sample in samples], 1)
+            self.get_buffer(f"mean_{target}").copy_(values.mean(1).view(1, -1, 1, 1))
+            self.get_buffer(f"std_{target}").copy_(values.std(1).clamp_min(1e-3).view(1, -1, 1, 1))
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Mean squared standardised error of each tap, shape (taps,)."""
+        targets = self.teach(crops)
+        features = self.student(crops, [tap for tap, _ in self.taps])
+        errors = []
+        for tap, target in self.taps:
+            wanted = (targets[target] - self.get_buffer(f"mean_{target}")) / self.get_buffer(f"std_{target}")
+            guess = self.heads[tap](features[tap])
+            guess = F.interpolate(guess, size=wanted.shape[-2:], mode="bilinear", align_corners=False)
+            errors.append(F.mse_loss(guess, wanted))
+        return torch.stack(errors)
+
+
+def load_photos(folder: Path) -> list[np.ndarray]:
+    """Every photograph of `folder` as (H, W, 3) uint8, in the order of their names."""
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
+    if not paths:
+        raise ValueError(f"no photographs in {folder}; give a folder with JPEG, PNG or WebP files")
+    photos = []
+    for path in paths:
+        with Image.open(path) as image:
+            photos.append(np.asarray(image.convert("RGB")))
+    return photos
+
+
+def split(photos: list[np.ndarray], settings: DistillSettings) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Those to train on and those held out, spread evenly over the folder."""
+    every = max(2, len(photos) // settings.held_out)
+    return [p for i, p in enumerate(photos) if i % every], photos[::every]
+
+
+def random_crop(photo: np.ndarray, settings: DistillSettings, rng: random.Random) -> Tensor:
+    """A square (3, crop, crop) in [0, 1], flipped half of the time, shrunk a quarter of the time."""
+    side = settings.crop
+    height, width = photo.shape[:2]
+    cut = round(side / settings.shrink) if rng.random() < 0.25 else side
+    cut = min(cut, height, width)
+    top, left = rng.randint(0, height - cut), rng.randint(0, width - cut)
+    piece = photo[top : top + cut, left : left + cut]
+    if rng.random() < 0.5:
+        piece = piece[:, ::-1]
+    crop = torch.from_numpy(piece.copy()).permute(2, 0, 1).float() / 255
+    if cut != side:
+        crop = F.interpolate(crop[None], size=(side, side), mode="bilinear", antialias=True)[0]
+    return crop
+
+
+def batches(photos: list[np.ndarray], settings: DistillSettings, rng: random.Random) -> Iterator[Tensor]:
+    """Endless batches (batch, 3, crop, crop), every photograph once before any comes again."""
+    order: list[int] = []
+    while True:
+        crops = []
+        for _ in range(settings.batch):
+            if not order:
+                order = rng.sample(range(len(photos)), len(photos))
+            crops.append(random_crop(photos[order.pop()], settings, rng))
+        yield torch.stack(crops).contiguous(memory_format=torch.channels_last)
+
+
+def learning_rate(step: int, settings: DistillSettings) -> float:
+    """Linear warm-up, then a half cosine down to zero."""
+    if step < settings.warmup:
+        return settings.learning_rate * (step + 1) / settings.warmup
+    progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    return settings.learning_rate * 0.5 * (1 + float(np.cos(np.pi * min(progress, 1.0))))
+
+
+@torch.no_grad()
+def evaluate(model: Distiller, photos: list[np.ndarray], settings: DistillSettings) -> dict[str, float]:
+    """Errors by tap on fixed crops of held-out photographs."""
+    model.eval()
+    stream = batches(photos, settings, random.Random(1))
+    errors = torch.stack([model(next(stream)) for _ in range(10)]).mean(0)
+    model.train()
+    return {tap: round(float(e), 4) for (tap, _), e in zip(model.taps, errors, strict=True)}
+
+
+def distill(settings: DistillSettings, photos: list[np.ndarray], teacher: SqueezeNet, work: Path) -> Distiller:
+    """Train to the last step, going on from `work` if it holds a checkpoint of the same settings."""
+    torch.manual_seed(settings.seed)
+    training, held_out = split(photos, settings)
+    model = Distiller(settings, teacher).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    first = 0
+    if work.exists():
+        saved = torch.load(work, weights_only=True)
+        if saved["settings"] != json.dumps(asdict(settings)):
+            raise ValueError(f"{work} is a checkpoint of other settings; move it away or name another --work file")
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        first = saved["step"]
+    stream = batches(training, settings, random.Random(settings.seed + first))
+    if first == 0:
+        model.measure([next(stream) for _ in range(20)])
+    running = torch.zeros(len(settings.taps))
+    for step in range(first, settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings)
+        errors = model(next(stream))
+        optimizer.zero_grad(set_to_none=True)
+        errors.sum().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        running = running * 0.98 + errors.detach() * 0.02 if step > first else errors.detach()
+        if (step + 1) % 100 == 0 or step + 1 == settings.steps:
+            log.info("step %d of %d: %s", step + 1, settings.steps, " ".join(f"{e:.3f}" for e in running.tolist()))
+            save_checkpoint(work, settings, model, optimizer, step + 1)
+        if (step + 1) % 500 == 0:
+            log.info("held out: %s", evaluate(model, held_out, settings))
+    log.info("final held out: %s", evaluate(model, held_out, settings))
+    return model
+
+
+def save_checkpoint(
+    work: Path, settings: DistillSettings, model: Distiller, optimizer: torch.optim.Optimizer, step: int
+) -> None:
+    """Written aside and renamed: a stop at any moment leaves the last whole one."""
+    aside = work.with_suffix(".part")
+    torch.save(
+        {
+            "settings": json.dumps(asdict(settings)),
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+        },
+        aside,
+    )
+    os.replace(aside, work)
+
+
+def export(model: Distiller, held_out: list[np.ndarray], settings: DistillSettings, output: Path) -> dict[str, float]:
+    """Write the student in 8 bits and return its errors as a user will have it."""
+    assert isinstance(model.student, NormalisedStudent)
+    save_embedded(model.student.fold(), output, {"settings": json.dumps(asdict(settings))})
+    model.student = build_backbone("embedded", read_tensors(output))
+    return evaluate(model, held_out, settings)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the embedded backbone by distillation from SqueezeNet.")
+    parser.add_argument("--photos", type=Path, required=True, help="a folder of photographs")
+    parser.add_argument("--teacher", type=Path, required=True, help="SqueezeNet 1.0 weights, torchvision's key names")
+    parser.add_argument("--output", type=Path, required=True, help="the safetensors file to write")
+    parser.add_argument("--work", type=Path, required=True, help="checkpoint to write and to go on from")
+    parser.add_argument("--settings", default="{}", help="JSON of the settings that differ from the defaults")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(args.threads)
+    settings = DistillSettings(**json.loads(args.settings))
+    teacher = SqueezeNet()
+    state = read_tensors(args.teacher)
+    teacher.load_state_dict({key: value for key, value in state.items() if key.startswith("features.")})
+    teacher.requires_grad_(False).to(memory_format=torch.channels_last)
+    photos = load_photos(args.photos)
+    model = distill(settings, photos, teacher, args.work)
+    _, held_out = split(photos, settings)
+    log.info("as shipped: %s", export(model, held_out, settings, args.output))
+
+
+if __name__ == "__main__":
+    main()
