@@ -17,19 +17,21 @@ from collections.abc import Callable, Iterator, Mapping  # noqa: E402
 from dataclasses import Field, asdict, dataclass, fields, replace  # noqa: E402
 from importlib import resources, util  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional  # noqa: E402
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn  # noqa: E402
 
 import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn  # noqa: E402
 
-from parallel_nst.recipe import LayerWeights, Recipe, TilingSpec  # noqa: E402
+from parallel_nst.recipe import Recipe, TilingSpec  # noqa: E402
 
 if TYPE_CHECKING:  # PyTorch takes seconds to load: not for a help text, nor before Ctrl-C is heard
     from parallel_nst.jobs.picture import PictureReport
     from parallel_nst.stylize import OnStatus, Status
 
 PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal to draw a bar on
+STOPPED = 130  # exit code after Ctrl-C
+STYLES = ("swirls", "embers", "garden")  # paintings of this package
 OPTION_TYPES = {"int": int, "float": float}
 
 app = typer.Typer(
@@ -59,24 +61,27 @@ class Flags:
 
 
 FLAGS: dict[str, Any] = {
-    "content": (Optional[Path], typer.Option(help="Picture to paint.", show_default="a bundled photograph")),
-    "style": (Optional[Path], typer.Option(help="Picture to paint it like.", show_default="a bundled painting")),
+    "content": (Path | None, typer.Option(help="Picture to paint.", show_default="a bundled photograph")),
+    "style": (
+        Path | None,
+        typer.Option(help=f"Picture to paint it like, or a bundled one: {', '.join(STYLES)}.", show_default=STYLES[0]),
+    ),
     "output": (
-        Optional[Path],
+        Path | None,
         typer.Option(help="Where to write: PNG, JPEG, TIFF, WebP or BMP.", show_default="CONTENT-STYLE.png, here"),
     ),
-    "weights": (Optional[Path], typer.Option(help="File with the backbone's weights.")),
-    "recipe": (Optional[Path], typer.Option(help="TOML file of settings; options given beside it win.")),
-    "save_recipe": (Optional[Path], typer.Option(help="Write the settings of this run as TOML.")),
+    "weights": (Path | None, typer.Option(help="File with the backbone's weights.")),
+    "recipe": (Path | None, typer.Option(help="TOML file of settings; options given beside it win.")),
+    "save_recipe": (Path | None, typer.Option(help="Write the settings of this run as TOML.")),
     "quality": (int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")),
-    "max_pixels": (Optional[int], typer.Option(min=1, help="Accept input pictures up to so many px.")),
+    "max_pixels": (int | None, typer.Option(min=1, help="Accept input pictures up to so many px.")),
     "quiet": (bool, typer.Option("--quiet", help="Print nothing but errors.")),
     "json": (bool, typer.Option("--json", help="Print the summary as one JSON object.")),
 }
 TILED_FLAGS: dict[str, Any] = {
-    "workers": (Optional[int], typer.Option(min=1, help="Workers at most.", show_default="one for each core or GPU")),
+    "workers": (int | None, typer.Option(min=1, help="Workers at most.", show_default="one for each core or GPU")),
     "address": (
-        Optional[str],
+        str | None,
         typer.Option(
             envvar="RAY_ADDRESS", help="Ray cluster, auto or host:port.", show_default="a local Ray for this run"
         ),
@@ -90,14 +95,12 @@ def recipe_parameter(spec: Field[Any]) -> inspect.Parameter:
     """The option of a recipe's field. None means not given, so that a recipe file can decide."""
     kind = str if spec.name == "size" else OPTION_TYPES.get(str(spec.type), str)
     option = typer.Option(help=spec.metadata["help"].capitalize() + ".", show_default=str(spec.default))
-    return keyword(spec.name, Optional[kind], option, None)
+    return keyword(spec.name, kind | None, option, None)
 
 
 def keyword(name: str, kind: Any, option: Any, default: Any) -> inspect.Parameter:
     """A keyword-only parameter as typer reads it."""
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
-    )
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
 def option_fields(*, tiled: bool) -> list[Field[Any]]:
@@ -115,7 +118,7 @@ def recipe_command(*, tiled: bool) -> Callable[[Callable[..., None]], Callable[.
         parameters += [recipe_parameter(spec) for spec in option_fields(tiled=tiled)]
         for name in LAYER_FLAGS:
             help = f"Layers of the {name.split('_')[0]} loss, such as relu1_1=1,relu3_1=0.5."
-            parameters.append(keyword(name, Optional[str], typer.Option(help=help, show_default="the backbone's"), None))
+            parameters.append(keyword(name, str | None, typer.Option(help=help, show_default="the backbone's"), None))
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return command
@@ -158,9 +161,7 @@ def merged(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
         own["size"] = parse_size(own["size"])
     tiling = {spec.name: given[spec.name] for spec in fields(TilingSpec) if spec.name in given}
     layers = {key.split("_")[0]: parse_layers(given[key]) for key in LAYER_FLAGS if key in given}
-    return replace(
-        recipe, **own, tiling=replace(recipe.tiling, **tiling), layers=replace(recipe.layers, **layers)
-    )
+    return replace(recipe, **own, tiling=replace(recipe.tiling, **tiling), layers=replace(recipe.layers, **layers))
 
 
 def parse_size(text: str) -> int:
@@ -188,7 +189,7 @@ def stylize_and_report(flags: Flags, recipe: Recipe) -> None:
     """One picture, with progress on stderr and the summary on stdout."""
     from parallel_nst.jobs.picture import PictureJob, stylize_file
 
-    content, style = flags.content or bundled_content(), flags.style or bundled_style()
+    content, style = flags.content or bundled_content(), chosen_style(flags.style)
     job = PictureJob(
         content=content,
         style=style,
@@ -219,18 +220,28 @@ def bundled_content() -> Path:
     return Path(spec.origin).parent / "data" / "chelsea.png"
 
 
-def bundled_style() -> Path:
+def bundled_style(name: str = STYLES[0]) -> Path:
     """A painting of this package."""
-    return Path(str(resources.files("parallel_nst") / "styles" / "swirls.jpg"))
+    return Path(str(resources.files("parallel_nst") / "styles" / f"{name}.jpg"))
+
+
+def chosen_style(path: Path | None) -> Path:
+    """The style image that an option means: a file before a bundled painting of that name."""
+    name = str(path or STYLES[0])
+    return bundled_style(name) if name in STYLES and not Path(name).exists() else Path(name)
 
 
 def summary(report: PictureReport) -> str:
     """One line."""
     tiles = f"{report.tiles} tile{'s' * (report.tiles != 1)}"
-    workers = f"{report.workers} worker{'s' * (report.workers != 1)} x {report.threads} thread{'s' * (report.threads != 1)}"
+    workers = (
+        f"{report.workers} worker{'s' * (report.workers != 1)} x {report.threads} thread{'s' * (report.threads != 1)}"
+    )
     seam = "" if report.step_ratio is None else f", border step ratio {report.step_ratio:.2f}"
-    parts = ", ".join(f"{name.replace('startup', 'start-up')} {getattr(report, name):.1f}" for name in
-                      ("startup", "compute", "blend", "write", "shutdown"))
+    parts = ", ".join(
+        f"{name.replace('startup', 'start-up')} {getattr(report, name):.1f}"
+        for name in ("startup", "compute", "blend", "write", "shutdown")
+    )
     return (
         f"{report.output}: {report.width}x{report.height} px, {tiles}, {workers}, {report.seconds:.1f} s ({parts}), "
         f"loss {report.loss:.4f}{seam}"
@@ -284,11 +295,13 @@ def main() -> None:
     """Run the command; a user's mistake is one line on stderr and exit code 2 (usage) or 1, Ctrl-C is 130."""
     try:
         code = app(standalone_mode=False)
+        if code == STOPPED:  # Typer keeps Ctrl-C to itself
+            fail("stopped", STOPPED)
     except typer.TyperException as error:
         message = error.format_message()
         code = fail(message.removeprefix("Invalid value: "), error.exit_code) if message else error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        code = fail("stopped", 130)
+        code = fail("stopped", STOPPED)
     except MemoryError:
         code = fail("not enough memory; give a smaller --size or more tiles", 1)
     except (ValueError, OSError, RuntimeError) as error:

@@ -53,7 +53,9 @@ class Minimum:
 
 
 @torch.no_grad()
-def measure_grams(backbone: Backbone, image: Tensor, names: Mapping[str, float], dtype: torch.dtype) -> dict[str, Tensor]:
+def measure_grams(
+    backbone: Backbone, image: Tensor, names: Mapping[str, float], dtype: torch.dtype
+) -> dict[str, Tensor]:
     """Gram mean (C, C) of each named layer."""
     return {name: gram_mean(f) for name, f in backbone(image, names, dtype).items()}
 

@@ -131,9 +131,7 @@ def _in_one_line(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: {reason}") from None
     except Exception as error:  # decoders raise nearly anything on damaged files
         if isinstance(error, OSError) and error.strerror:
-            raise ValueError(
-                f"{path}: cannot be read ({error.strerror}): check the name and the disk"
-            ) from None
+            raise ValueError(f"{path}: cannot be read ({error.strerror}): check the name and the disk") from None
         detail = " ".join(str(error).split())[:150] or type(error).__name__
         if isinstance(error, (UnidentifiedImageError, LookupError, TypeError)):
             detail = "its header makes no sense"
@@ -186,9 +184,7 @@ def _picture(raster: Raster) -> Picture:
     )
 
 
-def check_output(
-    path: str | Path, *, inputs: Iterable[str | Path] = (), size: tuple[int, int] | None = None
-) -> Path:
+def check_output(path: str | Path, *, inputs: Iterable[str | Path] = (), size: tuple[int, int] | None = None) -> Path:
     """Find out before the long computation whether `write_image` can write there; leaves nothing behind.
 
     inputs: files that must not be overwritten, under whatever name or link.
@@ -222,9 +218,7 @@ def _check_size(path: Path, form: str, size: tuple[int, int] | None) -> None:
     longest = _LONGEST.get(form)
     if size and longest and max(size) > longest:
         shape = f"{size[0]}x{size[1]}"
-        raise ValueError(
-            f"{path}: {shape} is too large, {form} holds at most {longest} px a side: write a .tif"
-        )
+        raise ValueError(f"{path}: {shape} is too large, {form} holds at most {longest} px a side: write a .tif")
 
 
 def _same(one: Path, other: str | Path) -> bool:
@@ -258,9 +252,7 @@ def _aside(path: Path) -> Path:
     return Path(os.path.realpath(path)).with_name(f".{secrets.token_hex(8)}.pnst")
 
 
-def write_image(
-    path: str | Path, picture: Picture, *, settings: str | None = None, quality: int = 95
-) -> list[str]:
+def write_image(path: str | Path, picture: Picture, *, settings: str | None = None, quality: int = 95) -> list[str]:
     """Write a picture in the format of the suffix; returns notes on what the format could not hold.
 
     settings: text kept in the file's metadata, see `read_settings`. quality: 1 to 100; JPEG without chroma
@@ -295,15 +287,11 @@ def _check_picture(path: Path, picture: Picture) -> None:
     pixels, alpha = picture.pixels, picture.alpha
     if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size or pixels.dtype.kind != "f":
         found = f"{pixels.dtype} {pixels.shape}"
-        raise ValueError(
-            f"{path}: pixels are {found}, must be floating-point (height, width, 3): convert them"
-        )
+        raise ValueError(f"{path}: pixels are {found}, must be floating-point (height, width, 3): convert them")
     if alpha is not None and alpha.shape != pixels.shape[:2]:
         raise ValueError(f"{path}: alpha is {alpha.shape}, the pixels {pixels.shape[:2]}: resize alpha")
     if not all(np.isfinite(values).all() for values in (pixels, alpha) if values is not None):
-        raise ValueError(
-            f"{path}: some values are NaN or infinite: look at what made them, nothing is written"
-        )
+        raise ValueError(f"{path}: some values are NaN or infinite: look at what made them, nothing is written")
 
 
 @contextmanager

@@ -62,7 +62,9 @@ def cluster_pool(
         device = recipe.device if recipe.device != "auto" else "cuda" if sum(cluster.slots("GPU")) else "cpu"
         slots = cluster.slots("GPU" if device == "cuda" else "CPU")
         if not sum(slots):
-            raise ValueError(f"the cluster at {address} has no {'GPU' if device == 'cuda' else 'CPU'} for --device {device}")
+            raise ValueError(
+                f"the cluster at {address} has no {'GPU' if device == 'cuda' else 'CPU'} for --device {device}"
+            )
         crew = plan_crew(workers or sum(slots), tasks, slots, "GPU" if device == "cuda" else "core")
         threads = crew.threads if device == "cpu" else 1
         dtype = resolved_dtype(recipe.dtype, device)
@@ -94,6 +96,6 @@ def resolved_dtype(wanted: str, device: str) -> str:
 def native_bfloat16(device: str) -> bool:
     """Whether the device has instructions for bfloat16 products."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # no public name for it in torch 2.13
     return bool(supported and supported())

@@ -109,7 +109,8 @@ class Recipe:
             table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"not valid TOML: {error}") from None
-        return from_table(cls, table, "")
+        recipe: Recipe = from_table(cls, table, "")
+        return recipe
 
     @classmethod
     def load(cls, path: Path) -> Recipe:

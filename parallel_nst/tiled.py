@@ -67,7 +67,7 @@ def stylize_independent(
         )
         for tile, grams in zip(tiles, targets, strict=True)
     ]
-    blend = Blend(*scale.start.shape, overlap=recipe.tiling.overlap)
+    blend = Blend(scale.start.shape, recipe.tiling.overlap)
     losses = [0.0] * len(tiles)
     seconds = 0.0
     for index, tile in pool.map(tasks, on_progress):

@@ -45,9 +45,7 @@ class Rect:
 
     def within(self, outer: Rect) -> Rect:
         """The same rectangle in the coordinates of `outer`."""
-        return Rect(
-            self.top - outer.top, self.left - outer.left, self.bottom - outer.top, self.right - outer.left
-        )
+        return Rect(self.top - outer.top, self.left - outer.left, self.bottom - outer.top, self.right - outer.left)
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def plan_tiles(
     the picture's own grid. A picture with fewer than `align` px for each tile gets fewer tiles.
     """
     rows, columns = (spread(n, count, align) for n, count in zip((height, width), grid, strict=True))
-    tiles = []
+    tiles: list[Tile] = []
     for top, bottom in rows:
         for left, right in columns:
             core = Rect(top, left, bottom, right)
@@ -123,13 +121,13 @@ def feather_mask(tile: Tile, overlap: int) -> np.ndarray:
         return np.ones((tile.write.height, tile.write.width), np.float32)
     rows = ramp(tile.core.top, tile.core.bottom, tile.write.top, tile.write.bottom, overlap)
     columns = ramp(tile.core.left, tile.core.right, tile.write.left, tile.write.right, overlap)
-    return rows[:, None] * columns[None, :]
+    return np.outer(rows, columns)
 
 
 def ramp(core_start: int, core_end: int, start: int, end: int, overlap: int) -> np.ndarray:
     """Weights along one side: half at the core's ends, where the tile goes on beyond them."""
     position = np.arange(start, end, dtype=np.float32) + 0.5
-    weight = np.ones(end - start, np.float32)
+    weight: np.ndarray = np.ones(end - start, np.float32)
     for inwards, goes_on in ((position - core_start, start < core_start), (core_end - position, end > core_end)):
         if goes_on:
             share = np.clip(inwards / (overlap // 2 * 2) + 0.5, 0, 1)
@@ -140,9 +138,10 @@ def ramp(core_start: int, core_end: int, start: int, end: int, overlap: int) -> 
 class Blend:
     """Weighted sum of tiles and sum of their weights, divided once at the end (as in demucs' overlapping chunks)."""
 
-    def __init__(self, channels: int, height: int, width: int, overlap: int) -> None:
-        self._total = np.zeros((channels, height, width), np.float32)
-        self._weight = np.zeros((height, width), np.float32)
+    def __init__(self, shape: tuple[int, ...], overlap: int) -> None:
+        """shape: (C, H, W) of the picture."""
+        self._total = np.zeros(shape, np.float32)
+        self._weight = np.zeros(shape[-2:], np.float32)
         self._overlap = overlap
 
     def add(self, tile: Tile, values: np.ndarray) -> None:

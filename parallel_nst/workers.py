@@ -101,7 +101,9 @@ def plan_crew(asked: int, tasks: int, slots: Sequence[int], unit: str = "core") 
     if workers == asked:
         return Crew(workers, threads, None)
     limit = f"{tasks} tile{'s' * (tasks != 1)}" if tasks <= total else f"{total} {unit}{'s' * (total != 1)}"
-    return Crew(workers, threads, f"using {workers} of {asked} workers: there {'is' if limit[:2] == '1 ' else 'are'} {limit}")
+    return Crew(
+        workers, threads, f"using {workers} of {asked} workers: there {'is' if limit[:2] == '1 ' else 'are'} {limit}"
+    )
 
 
 class Pool(Protocol):

@@ -58,7 +58,7 @@ def test_gradient_is_the_derivative_of_the_loss(setting):
 
 
 def test_each_loss_is_zero_where_it_should_be(setting):
-    backbone, style, content = setting
+    backbone, _, content = setting
     only_content = loss_of(setting, replace(RECIPE, style_weight=0.0, tv_weight=0.0))
     assert float(only_content(picture(2))) == 0
     own = measure_style(backbone, picture(3), LAYERS, DTYPE)
@@ -108,7 +108,7 @@ def test_minimise_lowers_the_loss_and_says_so(setting, name):
     assert [event.step for event in events] == list(range(1, 31))
     assert best.loss < 0.7 * events[0].loss
     assert float(loss(best.image)) == pytest.approx(best.loss)
-    assert 0 <= best.image.min() and best.image.max() <= 1
+    assert best.image.min() >= 0 and best.image.max() <= 1
 
 
 def test_a_loss_that_grows_is_never_the_result(setting):

@@ -120,9 +120,7 @@ def png16(values: Array, *chunks: tuple[bytes, bytes]) -> bytes:
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
     early = b"".join(chunk(*c) for c in chunks if c[0] in (b"tRNS", b"iCCP", b"pHYs"))
     late = b"".join(chunk(*c) for c in chunks if c[0] not in (b"tRNS", b"iCCP", b"pHYs"))
-    return (
-        b"\x89PNG\r\n\x1a\n" + head + early + chunk(b"IDAT", zlib.compress(rows)) + late + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + head + early + chunk(b"IDAT", zlib.compress(rows)) + late + chunk(b"IEND", b"")
 
 
 def refusal(kind: type[Exception], action: Callable[..., object], *args: object, **options: object) -> str:
@@ -131,9 +129,7 @@ def refusal(kind: type[Exception], action: Callable[..., object], *args: object,
         action(*args, **options)
     line = str(caught.value)
     assert "\n" not in line and str(args[0]) in line and ":" in line.split(str(args[0]), 1)[1]
-    assert caught.value.__cause__ is None and (
-        caught.value.__context__ is None or caught.value.__suppress_context__
-    )
+    assert caught.value.__cause__ is None and (caught.value.__context__ is None or caught.value.__suppress_context__)
     return line
 
 
@@ -155,9 +151,7 @@ def test_round_trip(tmp_path: Path, suffix: str, alpha: bool, depth: int) -> Non
     if alpha and form in ("JPEG", "BMP"):
         expected = expected * veil[..., None] + 1 - veil[..., None]
         assert f"alpha flattened onto white: {form} has none" in notes
-    assert np.abs(back.pixels - expected).max() <= (
-        step if form in ("PNG", "TIFF", "BMP") else LOSSY_TOLERANCE
-    )
+    assert np.abs(back.pixels - expected).max() <= (step if form in ("PNG", "TIFF", "BMP") else LOSSY_TOLERANCE)
     assert back.size == (32, 24) and back.depth == depth and back.note is None
     assert back.pixels.dtype == np.float32 and back.pixels.flags.c_contiguous
     if alpha and form not in ("JPEG", "BMP"):
@@ -264,9 +258,7 @@ def turned(values: Array, orientation: int) -> Array:
 
 
 def store_jpeg(path: Path, values: Array, code: int) -> Path:
-    return saved(
-        path.with_suffix(".jpg"), bytes_of(values), quality=100, subsampling=0, exif=camera_exif(code)
-    )
+    return saved(path.with_suffix(".jpg"), bytes_of(values), quality=100, subsampling=0, exif=camera_exif(code))
 
 
 def store_webp(path: Path, values: Array, code: int) -> Path:
@@ -292,9 +284,7 @@ def store_tiff(path: Path, values: Array, code: int) -> Path:
 def store_tiff16(path: Path, values: Array, code: int) -> Path:
     path = path.with_suffix(".tif")
     tags = [(274, 3, 1, code, True), (271, 2, 0, "Maker", True)]
-    tifffile.imwrite(
-        path, words_of(values), photometric="rgb", extratags=tags, resolution=(100, 200), resolutionunit=2
-    )
+    tifffile.imwrite(path, words_of(values), photometric="rgb", extratags=tags, resolution=(100, 200), resolutionunit=2)
     return path
 
 
@@ -445,9 +435,7 @@ def test_lab_and_ycbcr_tiff(tmp_path: Path) -> None:
     assert np.abs(picture.pixels - np.asarray(rgb) / 255).max() < 0.03
 
 
-@pytest.mark.parametrize(
-    ("mode", "suffix"), [*product(("1", "L", "LA", "P", "RGB", "RGBA"), (".png", ".tif"))]
-)
+@pytest.mark.parametrize(("mode", "suffix"), [*product(("1", "L", "LA", "P", "RGB", "RGBA"), (".png", ".tif"))])
 def test_8_bit_modes(tmp_path: Path, mode: str, suffix: str) -> None:
     image = Image.fromarray(bytes_of(smooth(9, 10, 4 if mode.endswith("A") else 3))).convert(mode)
     picture = read_image(saved(tmp_path / f"a{suffix}", image))
@@ -498,9 +486,7 @@ def test_transparent_gif(tmp_path: Path) -> None:
 
 def test_bmp(tmp_path: Path) -> None:
     picture = read_image(saved(tmp_path / "a.bmp", bytes_of(smooth()), dpi=(96, 96)))
-    assert np.array_equal(bytes_of(picture.pixels), bytes_of(smooth())) and np.allclose(
-        picture.dpi, 96, atol=1
-    )
+    assert np.array_equal(bytes_of(picture.pixels), bytes_of(smooth())) and np.allclose(picture.dpi, 96, atol=1)
 
 
 def test_the_suffix_of_an_input_does_not_matter(tmp_path: Path) -> None:
@@ -524,9 +510,7 @@ def test_grey_profile_is_applied_and_left_behind(tmp_path: Path, deep: bool) -> 
     picture = read_image(tmp_path / "a.png")
     srgb = np.where(values > 0.0031308, 1.055 * values ** (1 / 2.4) - 0.055, 12.92 * values)
     assert picture.icc is None and np.abs(picture.pixels - srgb).max() < 0.01
-    assert len(np.unique(picture.pixels)) >= 0.9 * len(
-        np.unique(words_of(values) if deep else bytes_of(values))
-    )
+    assert len(np.unique(picture.pixels)) >= 0.9 * len(np.unique(words_of(values) if deep else bytes_of(values)))
 
 
 def test_profile_of_another_space_is_dropped(tmp_path: Path) -> None:
@@ -557,9 +541,7 @@ def test_thumbnail_does_not_go_stale(tmp_path: Path) -> None:
         assert b"stale thumbnail" not in (tmp_path / name).read_bytes()
 
 
-@pytest.mark.parametrize(
-    "block", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", camera_exif()[:40]]
-)
+@pytest.mark.parametrize("block", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", camera_exif()[:40]])
 def test_broken_exif_is_dropped(tmp_path: Path, block: bytes) -> None:
     path = saved(tmp_path / "a.jpg", bytes_of(smooth()), exif=block)
     assert read_image(path).size == (32, 24)
@@ -572,10 +554,7 @@ def test_exif_too_large_for_jpeg(tmp_path: Path) -> None:
     exif[0x010E] = "x" * 70000
     picture = Picture(smooth(), exif=exif.tobytes())
     notes = write_image(tmp_path / "a.jpg", picture, settings=TOML)
-    assert (
-        notes == ["EXIF dropped: above the 64 KiB that JPEG holds"]
-        and read_settings(tmp_path / "a.jpg") == TOML
-    )
+    assert notes == ["EXIF dropped: above the 64 KiB that JPEG holds"] and read_settings(tmp_path / "a.jpg") == TOML
     notes = write_image(tmp_path / "a.jpg", Picture(smooth()), settings="x" * 70000)
     assert notes == ["settings not stored: above the 64 KiB that JPEG holds"]
     assert read_settings(tmp_path / "a.jpg") is None
@@ -596,9 +575,7 @@ def test_a_user_comment_gives_way_with_a_note(tmp_path: Path) -> None:
     picture = Picture(smooth(), exif=exif.tobytes())
     assert write_image(tmp_path / "a.jpg", picture) == []
     assert b"grandmother" in (tmp_path / "a.jpg").read_bytes()
-    assert write_image(tmp_path / "a.jpg", picture, settings=TOML) == [
-        "EXIF user comment replaced by the settings"
-    ]
+    assert write_image(tmp_path / "a.jpg", picture, settings=TOML) == ["EXIF user comment replaced by the settings"]
     assert write_image(tmp_path / "a.png", picture, settings=TOML) == []
 
 
@@ -703,10 +680,7 @@ def test_damaged_files_never_raise_anything_else(tmp_path: Path, capfd: pytest.C
             except ValueError as error:
                 assert "\n" not in str(error) and name in str(error)
             else:
-                assert (
-                    np.isfinite(picture.pixels).all()
-                    and 0 <= picture.pixels.min() <= picture.pixels.max() <= 1
-                )
+                assert np.isfinite(picture.pixels).all() and 0 <= picture.pixels.min() <= picture.pixels.max() <= 1
     assert capfd.readouterr().out == ""
 
 
@@ -801,9 +775,7 @@ def test_check_output_refuses(tmp_path: Path) -> None:
     assert check_output(tmp_path / "a.webp", size=(16383, 16383))
 
 
-def test_check_output_refuses_a_folder_that_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_output_refuses_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "touch", raiser(OSError(30, "Read-only file system")))
     assert "Read-only file system" in refusal(PermissionError, check_output, tmp_path / "a.png")
     monkeypatch.undo()
@@ -847,9 +819,7 @@ def test_permissions_follow_the_umask(tmp_path: Path, suffix: str, mask: int) ->
     assert (tmp_path / f"a{suffix}").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), KeyboardInterrupt(), RuntimeError("x")]
-)
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), RuntimeError("x")])
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
 def test_a_failure_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, error: BaseException

@@ -52,7 +52,13 @@ def test_four_tiles_of_a_photograph_by_number():
 
 @pytest.mark.parametrize(
     ("count", "height", "width", "grid"),
-    [(4, 768, 1024, (2, 2)), (6, 768, 1024, (2, 3)), (6, 1024, 768, (3, 2)), (8, 100, 800, (1, 8)), (7, 10, 10, (1, 7))],
+    [
+        (4, 768, 1024, (2, 2)),
+        (6, 768, 1024, (2, 3)),
+        (6, 1024, 768, (3, 2)),
+        (8, 100, 800, (1, 8)),
+        (7, 10, 10, (1, 7)),
+    ],
 )
 def test_the_grid_has_the_squarest_tiles(count, height, width, grid):
     assert squarest_grid(count, height, width) in (grid, grid[::-1] if height == width else grid)
@@ -74,7 +80,7 @@ def test_gather_and_scatter_add_are_adjoint():
 @pytest.mark.parametrize(("height", "width", "grid", "overlap", "halo", "align"), PLANS)
 def test_blending_the_pieces_of_a_picture_gives_the_picture(height, width, grid, overlap, halo, align):
     image = np.random.default_rng(1).random((3, height, width), np.float32)
-    blend = Blend(3, height, width, overlap)
+    blend = Blend((3, height, width), overlap)
     for tile in plan_tiles(height, width, grid, overlap=overlap, halo=halo, align=align):
         blend.add(tile, gather(image, tile.read))
     np.testing.assert_allclose(blend.result(), image, atol=1e-6)
@@ -92,7 +98,7 @@ def test_feather_weights_of_two_neighbours_add_up_to_one_and_fall_smoothly():
 
 def test_a_picture_that_is_not_covered_is_no_result():
     first, *_ = plan_tiles(40, 200, (1, 2), overlap=32)
-    blend = Blend(3, 40, 200, 32)
+    blend = Blend((3, 40, 200), 32)
     blend.add(first, np.zeros((3, 40, first.read.width), np.float32))
     with pytest.raises(ValueError, match="cover"):
         blend.result()

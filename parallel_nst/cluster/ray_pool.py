@@ -6,6 +6,7 @@ never run more often than it says. Tasks depend on nothing but themselves, which
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -180,7 +181,7 @@ def start_local(cores: int) -> None:
             num_cpus=cores,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE,
             namespace="pnst",
         )
@@ -218,38 +219,46 @@ class RayPool:
             return
         self._hire()
         waiting = deque((index, 1) for index in range(len(tasks)))
-        while waiting or self._running:
-            while waiting and self._idle:
-                index, tries = waiting.popleft()
-                actor = self._idle.pop()
-                self._running[actor.run.remote(tasks[index])] = Attempt(index, tries, actor)
-            for reference in self._wait():
-                if reference in self._starting:
-                    self._arrived(reference)
-                    continue
-                index = self._running[reference].index
-                match self._receive(reference):
-                    case Finished(result):
-                        yield index, result
-                    case Lost(tries):
-                        waiting.append((index, tries + 1))
-                    case Progress() as progress if on_progress:
-                        on_progress(index, progress)
+        try:
+            while waiting or self._running:
+                while waiting and self._idle:
+                    index, tries = waiting.popleft()
+                    actor = self._idle.pop()
+                    self._running[actor.run.remote(tasks[index])] = Attempt(index, tries, actor)
+                for reference in self._wait():
+                    if reference in self._starting:
+                        self._arrived(reference)
+                        continue
+                    index = self._running[reference].index
+                    match self._receive(reference):
+                        case Finished(result):
+                            yield index, result
+                        case Lost(tries):
+                            waiting.append((index, tries + 1))
+                        case Progress() as progress if on_progress:
+                            on_progress(index, progress)
+        finally:
+            self._dismiss()
 
     def _hire(self) -> None:
-        """Start the actors, once."""
-        if self._make is not None:
-            return
-        began = time.monotonic()
-        self._cluster.wait()
-        self.waited += time.monotonic() - began
-        reference = ray.put(self.spec)
-        gpus = 1 if self.spec.device == "cuda" else 0
-        cpus = 0 if gpus else self.spec.threads
-        actor = ray.remote(RayWorker).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0)
-        self._make = lambda: actor.remote(reference)
-        for _ in range(self._workers):
+        """Start as many actors as are missing."""
+        if self._make is None:
+            began = time.monotonic()
+            self._cluster.wait()
+            self.waited += time.monotonic() - began
+            reference = ray.put(self.spec)
+            gpus = 1 if self.spec.device == "cuda" else 0
+            cpus = 0 if gpus else self.spec.threads
+            actor = ray.remote(RayWorker).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0)
+            self._make = lambda: actor.remote(reference)
+        for _ in range(self._workers - len(self._idle) - len(self._starting)):
             self._spawn()
+
+    def _dismiss(self) -> None:
+        """Kill the actors whose tasks nobody waits for any more: after an error, or when the caller stops reading."""
+        for attempt in self._running.values():
+            ray.kill(attempt.actor)
+        self._running.clear()
 
     def _spawn(self) -> None:
         assert self._make is not None
@@ -296,6 +305,8 @@ class RayPool:
             self._idle.append(attempt.actor)
             return None
         except RayTaskError as error:
+            del self._running[stream]
+            self._idle.append(attempt.actor)
             raise error.cause if isinstance(error.cause, Exception) else error from None
         except LOST as error:
             del self._running[stream]
@@ -313,6 +324,7 @@ class RayPool:
         if ray.is_initialized() and not self._cluster.local:
             for actor in self._actors:
                 ray.kill(actor)
+        self._running.clear()  # a generator of `map` that ends later finds nothing to kill
         self._cluster.close()
 
 
@@ -334,7 +346,7 @@ def check_address(address: str) -> None:
 def connect(address: str) -> None:
     """Join a cluster; ValueError, in one line, when that fails."""
     try:
-        ray.init(address=address, namespace="pnst", log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, namespace="pnst", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise ValueError(
             f"cannot join Ray at {address}: {first_line(error)}; is it a Ray head of version {ray.__version__}, "

@@ -68,9 +68,7 @@ def _grey_curve(icc: bytes) -> NDArray[np.float32]:
     return np.asarray(rgb)[0, :, 1].astype(np.float32) / np.float32(255)
 
 
-def settle(
-    samples: NDArray[np.float32], icc: bytes | None
-) -> tuple[NDArray[np.float32], bytes | None, str | None]:
+def settle(samples: NDArray[np.float32], icc: bytes | None) -> tuple[NDArray[np.float32], bytes | None, str | None]:
     """Samples (H, W, C as in `Raster`), the profile that may stay with them as RGB, and a note.
 
     A grey profile is applied: its curve is interpolated between 256 values, so 16 bits keep their steps. Any

@@ -76,15 +76,11 @@ def _with_profile(parcel: Parcel) -> Parcel:
     return replace(parcel, samples=samples, icc=None, notes=(*parcel.notes, note))
 
 
-def _with_metadata(
-    parcel: Parcel, block: bytes | None, size: tuple[int, int], settings: str | None
-) -> Parcel:
+def _with_metadata(parcel: Parcel, block: bytes | None, size: tuple[int, int], settings: str | None) -> Parcel:
     """Put EXIF and settings where the format has room for them."""
     if parcel.form == "BMP":
         lost = [name for name, value in (("EXIF", block), ("settings", settings)) if value]
-        return replace(
-            parcel, notes=parcel.notes + tuple(f"{name} not stored: BMP has no place" for name in lost)
-        )
+        return replace(parcel, notes=parcel.notes + tuple(f"{name} not stored: BMP has no place" for name in lost))
     if parcel.form == "PNG":
         return replace(parcel, exif=stamped(block, size, parcel.dpi, None), text=settings)
     exif, notes = stamped(block, size, parcel.dpi, settings), list(parcel.notes)
@@ -108,6 +104,4 @@ def encode(file: BinaryIO, parcel: Parcel, quality: int) -> None:
     if parcel.form == "PNG":
         png.write(file, parcel.samples, icc=parcel.icc, exif=block, dpi=parcel.dpi, settings=parcel.text)
         return
-    pillow.write(
-        file, parcel.form, parcel.samples, quality=quality, icc=parcel.icc, exif=block, dpi=parcel.dpi
-    )
+    pillow.write(file, parcel.form, parcel.samples, quality=quality, icc=parcel.icc, exif=block, dpi=parcel.dpi)

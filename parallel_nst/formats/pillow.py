@@ -44,9 +44,7 @@ def _displayable(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     return image.convert("RGBA" if alpha else "RGB"), ()
 
 
-def describe(
-    image: Image.Image, samples: NDArray[np.float32], notes: tuple[str, ...] = (), depth: int = 8
-) -> Raster:
+def describe(image: Image.Image, samples: NDArray[np.float32], notes: tuple[str, ...] = (), depth: int = 8) -> Raster:
     """A `Raster` of these samples with what the loaded image says of itself."""
     found = Survey() if image.format == "TIFF" else survey(image.getexif)
     dpi = clean_dpi(image.info.get("dpi")) or found.dpi

@@ -99,9 +99,7 @@ class Backbone(nn.Module):
                 known = " ".join(n for n in self.layers if n.startswith(("relu", "fire")))
                 raise ValueError(f"unknown layer {name!r}; this backbone has {known}")
 
-    def forward(
-        self, image: Tensor, names: Iterable[str], dtype: torch.dtype = torch.float32
-    ) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, names: Iterable[str], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         """Features (N, C_l, H_l, W_l) of the named layers. The chain stops at the deepest of them.
 
         dtype: bfloat16 runs all but the first convolution in it. The first stays in the image's own precision: in

@@ -12,6 +12,7 @@ import pickle
 import tempfile
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,8 +145,10 @@ def read_tensors(path: Path) -> State:
     if head.lstrip()[:1] == b"<":
         raise ValueError(f"{path} is a web page, not weights; download the file itself")
     try:
-        state = load_file(path) if head[8:9] == b"{" else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what is not a checkpoint; the error below says it
+            state = load_file(path) if head[8:9] == b"{" else torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise ValueError(f"{path} cannot be read as weights (safetensors or PyTorch state dict): {reason}") from None
     return dequantised(tensors_of(state, path))
@@ -229,7 +232,9 @@ def download(address: str, path: Path, digits: str) -> None:
                 digest.update(block)
                 file.write(block)
         if not digest.hexdigest().startswith(digits):
-            raise ValueError(f"{address} has SHA-256 {digest.hexdigest()}, which does not begin with {digits}; try again")
+            raise ValueError(
+                f"{address} has SHA-256 {digest.hexdigest()}, which does not begin with {digits}; try again"
+            )
         os.replace(aside, path)
     finally:
         Path(aside).unlink(missing_ok=True)

@@ -30,7 +30,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from parallel_nst.networks.backbones import Backbone, Embedded, SqueezeNet
-from parallel_nst.networks.checkpoints import build_backbone, read_tensors, save_embedded
+from parallel_nst.networks.checkpoints import (
+    build_backbone,
+    dequantised,
+    quantised,
+    read_tensors,
+    save_embedded,
+)
 
 TEACHER_FRAME = 3  # px, half of the 7x7 window of the teacher's first convolution
 
@@ -136,7 +142,8 @@ class Distiller(nn.Module):
         nine tenths. Three reflected px all round give it the student's grid.
         """
         framed = F.pad(crops, (TEACHER_FRAME,) * 4, mode="reflect")
-        return self._teacher[0](framed, [target for _, target in self.taps])
+        features: dict[str, Tensor] = self._teacher[0](framed, [target for _, target in self.taps])
+        return features
 
     def measure(self, batches: list[Tensor]) -> None:
         """Set each teacher channel's mean and standard deviation from sample batches."""
@@ -227,10 +234,9 @@ def distill(settings: DistillSettings, photos: list[np.ndarray], teacher: Squeez
     """Train to the last step, going on from `work` if it holds a checkpoint of the same settings."""
     torch.manual_seed(settings.seed)
     training, held_out = split(photos, settings)
-    model = Distiller(settings, teacher).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    model = Distiller(settings, teacher)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     first = 0
     if work.exists():
         saved = torch.load(work, weights_only=True)
@@ -279,11 +285,13 @@ def save_checkpoint(
 
 
 def export(model: Distiller, held_out: list[np.ndarray], settings: DistillSettings, output: Path) -> dict[str, float]:
-    """Write the student in 8 bits and return its errors as a user will have it."""
+    """Write the student in 8 bits, with settings and errors in the file, and return the errors as a user has them."""
     assert isinstance(model.student, NormalisedStudent)
-    save_embedded(model.student.fold(), output, {"settings": json.dumps(asdict(settings))})
-    model.student = build_backbone("embedded", read_tensors(output))
-    return evaluate(model, held_out, settings)
+    folded = model.student.fold()
+    model.student = build_backbone("embedded", dequantised(quantised(folded.state_dict())))
+    errors = evaluate(model, held_out, settings)
+    save_embedded(folded, output, {"settings": json.dumps(asdict(settings)), "errors": json.dumps(errors)})
+    return errors
 
 
 def main() -> None:
@@ -301,7 +309,7 @@ def main() -> None:
     teacher = SqueezeNet()
     state = read_tensors(args.teacher)
     teacher.load_state_dict({key: value for key, value in state.items() if key.startswith("features.")})
-    teacher.requires_grad_(False).to(memory_format=torch.channels_last)
+    teacher.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     photos = load_photos(args.photos)
     model = distill(settings, photos, teacher, args.work)
     _, held_out = split(photos, settings)

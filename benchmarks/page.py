@@ -1,0 +1,44 @@
+"""What every benchmark's page has: the question, the machine, tables, medians with their spread."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from parallel_nst.pools import usable_cores
+
+
+def machine() -> str:
+    """Processor, cores and versions, as a line of text."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = lines[0] if lines else model
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray", "numpy"))
+    return f"{model}, {usable_cores()} cores, Python {platform.python_version()}, {versions}"
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Median, and least to greatest where there are several."""
+    middle = f"{statistics.median(values):.{digits}f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in [header, ["---"] * len(header), *rows]]
+    return "\n".join(lines)
+
+
+def write(program: str, title: str, parts: Iterable[str]) -> Path:
+    """The page beside the program: tiles.py writes tiles.md."""
+    path = Path(program).with_suffix(".md")
+    text = [f"# {title}", f"Written by `benchmarks/{Path(program).name}`. {machine()}.", *parts]
+    path.write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    return path

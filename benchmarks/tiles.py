@@ -1,0 +1,110 @@
+"""Is a picture in four tiles on two workers done sooner than in one piece on all cores, and what does it cost?
+
+Both commands run in turn, as a user runs them, on the same picture with the same scales and steps. Times are what the
+command itself reports; wall time and memory are taken from outside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from typing import Any
+
+import page
+import psutil
+
+COMMANDS = {"one piece, all cores": ["run"], "four tiles, two workers": ["tile-run", "--tiles", "4", "--workers", "2"]}
+PHASES = ("startup", "compute", "blend", "write", "shutdown")
+
+
+def memory(process: psutil.Process) -> dict[str, float]:
+    """MiB of the driver, of the workers and of Ray's own processes; pages that several share are counted in parts
+    (PSS)."""
+    used: dict[str, float] = defaultdict(float)
+    for member in [process, *process.children(recursive=True)]:
+        try:
+            name = " ".join(member.cmdline()[:1])
+            kind = "driver" if member == process else "workers" if "RayWorker" in name else "Ray itself"
+            used[kind] += member.memory_full_info().pss / 2**20
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return used
+
+
+def measure(command: list[str], options: list[str]) -> dict[str, Any]:
+    """One run: the command's own report, wall seconds, and the peaks of memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        call = [sys.executable, "-m", "parallel_nst", *command, *options, "--json", "--output", f"{folder}/out.png"]
+        began = time.perf_counter()
+        run = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        peaks: dict[str, float] = defaultdict(float)
+        total = 0.0
+        while run.poll() is None:
+            used = memory(psutil.Process(run.pid))
+            total = max(total, sum(used.values()))
+            for kind, value in used.items():
+                peaks[kind] = max(peaks[kind], value)
+            time.sleep(0.5)
+        wall = time.perf_counter() - began
+        assert run.stdout is not None and run.returncode == 0
+        return {**json.loads(run.stdout.read()), "wall": wall, "peaks": dict(peaks), "peak": total}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("options", nargs="*", help="passed on to pnst, after --")
+    arguments = parser.parse_args()
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in COMMANDS}
+    for _ in range(arguments.repeats):
+        for name, command in COMMANDS.items():
+            runs[name].append(measure(command, arguments.options))
+            print(name, f"{runs[name][-1]['wall']:.1f} s")
+    whole, tiled = runs.values()
+    speedups = {key: [a[key] / b[key] for a, b in zip(whole, tiled, strict=True)] for key in ("wall", "compute")}
+    first = tiled[0]
+    given = f" and {' '.join(arguments.options)}" if arguments.options else ""
+    parts = [
+        "Four tiles on two workers of one thread against one piece on all cores: the same picture, scales and steps; "
+        f"{first['width']}x{first['height']} px, pnst's defaults{given}, "
+        f"{arguments.repeats} runs of each in turn. Median (least to greatest).",
+        f"Speed-up of the whole command: {page.spread(speedups['wall'], 2)}; of the computation alone: "
+        f"{page.spread(speedups['compute'], 2)}.",
+        page.table(
+            ["", "wall s", *(f"{phase} s" for phase in PHASES), "all but compute s", "loss", "border step ratio"],
+            [
+                [
+                    name,
+                    page.spread([r["wall"] for r in results]),
+                    *(page.spread([r[phase] for r in results]) for phase in PHASES),
+                    page.spread([r["seconds"] - r["compute"] for r in results]),
+                    page.spread([r["loss"] for r in results], 4),
+                    "-" if results[0]["step_ratio"] is None else page.spread([r["step_ratio"] for r in results], 3),
+                ]
+                for name, results in runs.items()
+            ],
+        ),
+        "Peak memory, MiB (proportional set size, sampled twice a second; the parts peak at different moments).",
+        page.table(
+            ["", "all processes", "driver", "workers", "Ray itself"],
+            [
+                [name, page.spread([r["peak"] for r in results], 0)]
+                + [
+                    f"{statistics.median([r['peaks'].get(kind, 0.0) for r in results]):.0f}"
+                    for kind in ("driver", "workers", "Ray itself")
+                ]
+                for name, results in runs.items()
+            ],
+        ),
+    ]
+    print(page.write(__file__, "Four tiles against one piece", parts))
+
+
+if __name__ == "__main__":
+    main()
