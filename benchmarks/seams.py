@@ -53,7 +53,7 @@ def main() -> None:
     for content_path, style_path in itertools.product(arguments.contents, arguments.styles):
         content, style = read_image(content_path), read_image(style_path)
         layers = chosen_layers(recipe, backbone)
-        tiles = plan_scales(content.size, style.size, recipe, layers, backbone)[-1].tiles
+        tiles = plan_scales(content.size, style.size, recipe, layers, backbone)[-1].picture_tiles
         results = {name: stylised(content, style, r) for name, r in (("tiled", recipe), ("untiled", untiled(recipe)))}
         (step, sharpness), (own_step, own_sharpness) = (
             figures(picture.pixels, tiles, arguments.overlap) for picture in results.values()
@@ -72,7 +72,7 @@ def main() -> None:
     parts = [
         f"{len(rows)} pictures of {arguments.size} px in 4 tiles with {arguments.overlap} px of overlap. Step ratio: "
         "mean absolute step across a tile border over the mean 4 to 16 px to either side. Sharpness: mean absolute "
-        "gradient inside the overlap over that of equal bands beside it. A ratio of 1 means that tiling changed nothing.",
+        "gradient inside the overlap over that of equal bands beside it. A ratio of 1: tiling changed nothing.",
         f"Tiled over untiled, over all pictures: step ratio {page.spread(steps, 3)}, sharpness "
         f"{page.spread(sharpnesses, 3)}.",
         page.table(

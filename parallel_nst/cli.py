@@ -15,6 +15,7 @@ import json  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable, Iterator, Mapping  # noqa: E402
 from dataclasses import Field, asdict, dataclass, fields, replace  # noqa: E402
+from functools import partial  # noqa: E402
 from importlib import resources, util  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn  # noqa: E402
@@ -60,6 +61,18 @@ class Flags:
     address: str | None = None
 
 
+def number_option(kind: type[int] | type[float], **settings: Any) -> Any:
+    """An option for a number. What is none comes through as text, for a check that says what is allowed."""
+
+    def read(text: str) -> int | float | str:
+        try:
+            return kind(text)
+        except ValueError:
+            return text
+
+    return typer.Option(parser=read, metavar="INTEGER" if kind is int else "FLOAT", **settings)
+
+
 FLAGS: dict[str, Any] = {
     "content": (Path | None, typer.Option(help="Picture to paint.", show_default="a bundled photograph")),
     "style": (
@@ -73,13 +86,13 @@ FLAGS: dict[str, Any] = {
     "weights": (Path | None, typer.Option(help="File with the backbone's weights.")),
     "recipe": (Path | None, typer.Option(help="TOML file of settings; options given beside it win.")),
     "save_recipe": (Path | None, typer.Option(help="Write the settings of this run as TOML.")),
-    "quality": (int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")),
-    "max_pixels": (int | None, typer.Option(min=1, help="Accept input pictures up to so many px.")),
+    "quality": (int, number_option(int, help="Of JPEG and WebP.")),
+    "max_pixels": (int | None, number_option(int, help="Accept input pictures up to so many px.")),
     "quiet": (bool, typer.Option("--quiet", help="Print nothing but errors.")),
     "json": (bool, typer.Option("--json", help="Print the summary as one JSON object.")),
 }
 TILED_FLAGS: dict[str, Any] = {
-    "workers": (int | None, typer.Option(min=1, help="Workers at most.", show_default="one for each core or GPU")),
+    "workers": (int | None, number_option(int, help="Workers at most.", show_default="one for each core or GPU")),
     "address": (
         str | None,
         typer.Option(
@@ -87,15 +100,17 @@ TILED_FLAGS: dict[str, Any] = {
         ),
     ),
 }
+FLAG_BOUNDS = {"quality": (1, 100), "max_pixels": (1, None), "workers": (1, None)}
 FLAG_DEFAULTS = {"quality": 95, "quiet": False, "json": False}
 LAYER_FLAGS = ("style_layers", "content_layers")
 
 
 def recipe_parameter(spec: Field[Any]) -> inspect.Parameter:
     """The option of a recipe's field. None means not given, so that a recipe file can decide."""
-    kind = str if spec.name == "size" else OPTION_TYPES.get(str(spec.type), str)
-    option = typer.Option(help=spec.metadata["help"].capitalize() + ".", show_default=str(spec.default))
-    return keyword(spec.name, kind | None, option, None)
+    kind = None if spec.name == "size" else OPTION_TYPES.get(str(spec.type))
+    make = partial(number_option, kind) if kind else typer.Option
+    option = make(help=spec.metadata["help"].capitalize() + ".", show_default=str(spec.default))
+    return keyword(spec.name, (kind or str) | None, option, None)
 
 
 def keyword(name: str, kind: Any, option: Any, default: Any) -> inspect.Parameter:
@@ -149,9 +164,20 @@ def parsed(options: Mapping[str, Any]) -> tuple[Flags, Recipe]:
     flags = Flags(**{spec.name: options[spec.name] for spec in fields(Flags) if spec.name in options})
     given = {key: value for key, value in options.items() if value is not None}
     try:
+        check_flags(flags)
         return flags, merged(Recipe.load(flags.recipe) if flags.recipe else Recipe(), given)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def check_flags(flags: Flags) -> None:
+    """Raise ValueError for a number that is none or out of bounds."""
+    for name, (least, most) in FLAG_BOUNDS.items():
+        value = getattr(flags, name)
+        fits = isinstance(value, int) and value >= least and (most is None or value <= most)
+        if value is not None and not fits:
+            allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+            raise ValueError(f"{name} is {value!r}; give a whole number {allowed}")
 
 
 def merged(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
@@ -202,7 +228,7 @@ def stylize_and_report(flags: Flags, recipe: Recipe) -> None:
         quality=flags.quality,
     )
     if flags.save_recipe:
-        flags.save_recipe.write_text(recipe.to_toml(), encoding="utf-8")
+        write_recipe(flags.save_recipe, recipe)
     stdout = sys.stdout
     # Ray reports the death of a worker on standard output, where only the summary belongs.
     with contextlib.redirect_stdout(sys.stderr), progress(quiet=flags.quiet) as (notify, on_status):
@@ -211,6 +237,17 @@ def stylize_and_report(flags: Flags, recipe: Recipe) -> None:
         print(json.dumps({**asdict(report), "seconds": report.seconds, "recipe": asdict(recipe)}), file=stdout)
     elif not flags.quiet:
         print(summary(report), file=stdout)
+
+
+def write_recipe(path: Path, recipe: Recipe) -> None:
+    """Write the settings; ValueError when that cannot be, or when the name is not one of settings."""
+    if path.suffix != ".toml":  # a slip would cost a picture
+        raise ValueError(f"save_recipe is {str(path)!r}; give a name that ends in .toml")
+    try:
+        path.write_text(recipe.to_toml(), encoding="utf-8")
+    except OSError as error:
+        reason = f"settings not written ({error.strerror})"
+        raise ValueError(f"{path}: {reason}; give a name in a folder that exists") from None
 
 
 def bundled_content() -> Path:
@@ -320,7 +357,8 @@ def leave(code: int) -> NoReturn:
 def message_of(error: Exception) -> str:
     """An error in one line; the operating system's own with the file it is about."""
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
+        hint = "; check the name" if isinstance(error, FileNotFoundError) else ""
+        return f"{error.filename}: {error.strerror}{hint}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -6,6 +6,8 @@ precision of the features.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,9 +19,25 @@ def gram_sums(features: Tensor) -> Tensor:
     of the whole; divide by the number of positions for the mean that the style loss compares. Half-precision features
     are multiplied in float32, so that the sum over a large picture keeps its digits.
     """
-    values = wide(features)
-    positions = values[0].permute(1, 2, 0).reshape(-1, values.shape[1])
-    return positions.T @ positions
+    positions = wide(features).permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+    sums: Tensor = _OuterSums.apply(positions)  # type: ignore[no-untyped-call]
+    return sums
+
+
+class _OuterSums(torch.autograd.Function):
+    """X^T X for X (positions, C), with its gradient X (D + D^T) in one product; autograd's own takes two and adds
+    them, which on a large layer costs as much as a convolution."""
+
+    @staticmethod
+    def forward(ctx: Any, positions: Tensor) -> Tensor:
+        ctx.save_for_backward(positions)
+        return positions.T @ positions
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (positions,) = ctx.saved_tensors
+        product: Tensor = positions @ (gradient + gradient.T)
+        return product
 
 
 def gram_mean(features: Tensor) -> Tensor:

@@ -19,15 +19,25 @@ from parallel_nst.workers import MeasureStyle, OnProgress, Pool, only
 
 Size = tuple[int, int]  # width and height in px
 
+# Px of mirror image around a picture while it is painted. Convolutions pad with zeros, and without a frame the
+# statistics of that grey rim are corrected by painting a coloured line along the edge. It also gives a picture of one
+# pixel enough neighbours for the deepest layer of any backbone.
+FRAME = 16
+
 
 @dataclass(frozen=True)
 class ScalePlan:
-    """One scale before it is run. style_size: of the style image at this scale; tiles: of the padded picture."""
+    """One scale before it is run. style_size: of the style image at this scale; tiles: of the framed picture."""
 
     size: Size
     style_size: Size
     steps: int
     tiles: list[Tile]
+
+    @property
+    def picture_tiles(self) -> list[Tile]:
+        """The tiles in the picture's own coordinates."""
+        return [tile.moved(-FRAME) for tile in self.tiles]
 
     @property
     def work(self) -> int:
@@ -83,10 +93,10 @@ def stylize(
     blending = 0.0
     for number, plan in enumerate(plans):
         report = reporter(plans, number, on_status) if on_status else None
-        result = run_scale(content, style, image, plan, recipe, layers, pool, backbone.minimum_size, report)
-        image = np.ascontiguousarray(result.pixels[:, : plan.size[1], : plan.size[0]].transpose(1, 2, 0))
+        result = run_scale(content, style, image, plan, recipe, layers, pool, report)
+        image = unframed(result.pixels)
         blending += result.blend_seconds
-    ratio = step_ratio(image.transpose(2, 0, 1), plans[-1].tiles)
+    ratio = step_ratio(image.transpose(2, 0, 1), plans[-1].picture_tiles)
     seconds = time.perf_counter() - began - blending
     return Stylised(carried(content, image), result.loss, ratio, len(plans[-1].tiles), seconds, blending)
 
@@ -99,15 +109,14 @@ def run_scale(
     recipe: Recipe,
     layers: LayerWeights,
     pool: Pool,
-    minimum: int,
     report: OnProgress | None,
 ) -> ScaleResult:
-    """One scale from the image of the one before; its pixels are padded as the plan's tiles are."""
-    painting = working(style.pixels, plan.style_size, minimum)
+    """One scale from the image of the one before; the resulting pixels still have their frame."""
+    painting = framed(style.pixels, plan.style_size)
     targets = only(pool.map([MeasureStyle(painting, recipe.backbone, layers)]))
     scale = Scale(
-        content=working(content.pixels, plan.size, minimum),
-        start=working(image, plan.size, minimum),
+        content=framed(content.pixels, plan.size),
+        start=framed(image, plan.size),
         style=targets,
         steps=plan.steps,
     )
@@ -133,7 +142,7 @@ def plan_scales(
     plans = []
     for side, count in zip(sizes, steps, strict=True):
         size = fit(content, side)
-        width, height = (max(length, backbone.minimum_size) for length in size)
+        width, height = (length + 2 * FRAME for length in size)
         whole = side < longest and side <= recipe.tiling.whole
         grid = (1, 1) if whole else grid_of(recipe.tiling, height, width)
         tiles = plan_tiles(height, width, grid, overlap=recipe.tiling.overlap, align=align)
@@ -150,11 +159,15 @@ def first_image(content: Picture, style: Picture, recipe: Recipe, size: Size) ->
     return resize((content if recipe.init == "content" else style).pixels, size)
 
 
-def working(pixels: np.ndarray, size: Size, minimum: int) -> np.ndarray:
-    """(H, W, 3) resized to `size`, its last rows and columns repeated up to `minimum` px, as (3, H, W)."""
-    resized = resize(pixels, size)
-    missing = [(0, max(0, minimum - length)) for length in resized.shape[:2]]
-    return np.ascontiguousarray(np.pad(resized, (*missing, (0, 0)), mode="edge").transpose(2, 0, 1))
+def framed(pixels: np.ndarray, size: Size) -> np.ndarray:
+    """(H, W, 3) resized to `size`, with a frame of mirror image, as (3, H + 2 FRAME, W + 2 FRAME)."""
+    mirrored = np.pad(resize(pixels, size), ((FRAME, FRAME), (FRAME, FRAME), (0, 0)), mode="symmetric")
+    return np.ascontiguousarray(mirrored.transpose(2, 0, 1))
+
+
+def unframed(pixels: np.ndarray) -> np.ndarray:
+    """(3, H + 2 FRAME, W + 2 FRAME) -> (H, W, 3)."""
+    return np.ascontiguousarray(pixels[:, FRAME:-FRAME, FRAME:-FRAME].transpose(1, 2, 0))
 
 
 def carried(content: Picture, image: np.ndarray) -> Picture:

@@ -47,6 +47,10 @@ class Rect:
         """The same rectangle in the coordinates of `outer`."""
         return Rect(self.top - outer.top, self.left - outer.left, self.bottom - outer.top, self.right - outer.left)
 
+    def moved(self, by: int) -> Rect:
+        """The same rectangle `by` px further down and right."""
+        return Rect(self.top + by, self.left + by, self.bottom + by, self.right + by)
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -54,6 +58,10 @@ class Tile:
     core: Rect
     write: Rect
     read: Rect
+
+    def moved(self, by: int) -> Tile:
+        """The same tile in a picture whose origin lies `by` px further up and left."""
+        return Tile(self.index, self.core.moved(by), self.write.moved(by), self.read.moved(by))
 
 
 def squarest_grid(count: int, height: int, width: int) -> tuple[int, int]:
@@ -159,10 +167,9 @@ class Blend:
 
 
 def borders(tiles: Sequence[Tile]) -> tuple[list[int], list[int]]:
-    """Inner core borders: the rows, then the columns, that begin a tile."""
-    rows = sorted({tile.core.top for tile in tiles} - {0})
-    columns = sorted({tile.core.left for tile in tiles} - {0})
-    return rows, columns
+    """Inner core borders: the rows, then the columns, where one core ends and the next begins."""
+    rows, columns = ({tile.core.top for tile in tiles}, {tile.core.left for tile in tiles})
+    return sorted(rows)[1:], sorted(columns)[1:]
 
 
 def lines(image: np.ndarray, tiles: Sequence[Tile]) -> Iterator[tuple[np.ndarray, int]]:

@@ -9,7 +9,8 @@ from networks import LAYERS, tiny_state
 from parallel_nst.images import Picture
 from parallel_nst.networks.checkpoints import build_backbone
 from parallel_nst.recipe import LayerWeights, Recipe, TilingSpec
-from parallel_nst.stylize import chosen_layers, plan_scales, stylize
+from parallel_nst.stylize import FRAME, chosen_layers, framed, plan_scales, stylize, unframed
+from parallel_nst.tiles import borders
 from parallel_nst.workers import SerialPool, WorkerSpec
 
 RECIPE = Recipe(size=48, steps=2, scales=2, layers=LAYERS, tiling=TilingSpec(tiles="4", overlap=8, whole=40))
@@ -102,3 +103,17 @@ def test_an_unknown_layer_is_refused_before_anything_runs(pool):
 
 def five_blocks():
     return build_backbone("embedded", tiny_state(widths=((2, 2), (2, 2), (2, 2, 2), (2, 2, 2), (2, 2))))
+
+
+def test_frames_come_off_as_they_went_on():
+    pixels = picture(23, 17).pixels
+    with_frame = framed(pixels, (23, 17))
+    assert with_frame.shape == (3, 17 + 2 * FRAME, 23 + 2 * FRAME)
+    assert np.array_equal(unframed(with_frame), pixels)
+
+
+def test_tiles_lie_where_the_picture_has_its_borders():
+    tiles = plans((400, 300))[-1].picture_tiles
+    rows, columns = borders(tiles)
+    assert len(rows) == len(columns) == 1
+    assert abs(rows[0] - 18) <= 2 and abs(columns[0] - 24) <= 2

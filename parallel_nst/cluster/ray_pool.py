@@ -31,9 +31,9 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_enable_output_error_log_if_still_retry", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-import ray  # noqa: E402  (after its settings)
-import psutil  # type: ignore[import-untyped]  # noqa: E402, I001  (Ray brings it along)
-from ray.exceptions import (  # noqa: E402
+import psutil  # type: ignore[import-untyped]
+import ray
+from ray.exceptions import (
     ActorUnavailableError,
     OutOfMemoryError,
     RayActorError,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +13,9 @@ from parallel_nst.images import check_output, read_image, write_image
 from parallel_nst.networks.checkpoints import build_backbone, load_weights
 from parallel_nst.pools import open_pool
 from parallel_nst.recipe import Recipe
-from parallel_nst.stylize import OnStatus, chosen_layers, plan_scales, stylize
+from parallel_nst.stylize import OnStatus, ScalePlan, chosen_layers, plan_scales, stylize
+
+PICTURES = 4  # in memory at once, at least: content, start, sum of tiles, one to resize
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def stylize_file(
             notify(f"{path}: {picture.note}")
     plans = plan_scales(content.size, style.size, job.recipe, layers, backbone)
     check_output(job.output, size=plans[-1].size)
+    check_memory(plans[-1])
     tasks = max(len(plan.tiles) for plan in plans)
     pool, crew = open_pool(job.recipe, workers=job.workers, address=job.address, weights=weights, tasks=tasks)
     try:
@@ -106,6 +110,20 @@ def stylize_file(
         write=closing - written,
         shutdown=time.perf_counter() - closing,
     )
+
+
+def check_memory(plan: ScalePlan) -> None:
+    """ValueError for a scale whose pictures alone are more than the memory of this machine."""
+    if not hasattr(os, "sysconf"):
+        return
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name, size in (("size", plan.size), ("style_size", plan.style_size)):
+        need = PICTURES * 12 * math.prod(size)  # three channels of 4 bytes
+        if need > have:
+            raise ValueError(
+                f"{name} is {max(size)}: {size[0]}x{size[1]} px take {need / 1e9:,.0f} GB or more, this machine has "
+                f"{have / 1e9:,.0f}; give a smaller one"
+            )
 
 
 def untiled(recipe: Recipe) -> Recipe:

@@ -87,11 +87,6 @@ class Backbone(nn.Module):
         self.stages = stages
         self.layers = layer_table(stages)
 
-    @property
-    def minimum_size(self) -> int:
-        """Shortest side in px that every layer can be computed from."""
-        return max(layer.stride for layer in self.layers.values())
-
     def check_layers(self, names: Iterable[str]) -> None:
         """Raise ValueError for a name that is no layer of this backbone."""
         for name in names:
@@ -151,11 +146,6 @@ class Embedded(Backbone):
         for b, block in enumerate(widths, 1):
             self.add_module(f"block{b}", nn.ModuleDict({f"conv{c}": next(convs) for c in range(1, len(block) + 1)}))
         self._chain(stages)
-
-    @property
-    def minimum_size(self) -> int:
-        """One: pooling keeps what is left of an odd row."""
-        return 1
 
     @staticmethod
     def widths_of(state: Mapping[str, Tensor]) -> list[list[int]]:
