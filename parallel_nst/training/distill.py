@@ -53,7 +53,7 @@ class DistillSettings:
     held_out: photographs kept away from training, to measure the errors on.
     """
 
-    widths: tuple[tuple[int, ...], ...] = ((32, 32), (64, 64), (128, 128, 128), (192, 192, 192), (256, 256))
+    widths: tuple[tuple[int, ...], ...] = ((16, 32), (48, 64), (96, 128, 128), (192, 192, 192), (256, 256))
     taps: tuple[tuple[str, str], ...] = (
         ("relu2_2", "relu1"),
         ("relu3_2", "fire3"),
@@ -62,7 +62,7 @@ class DistillSettings:
         ("relu4_3", "fire8"),
         ("relu5_2", "fire9"),
     )
-    steps: int = 4500
+    steps: int = 2200
     batch: int = 12
     crop: int = 128
     shrink: float = 0.6
