@@ -347,9 +347,10 @@ def main() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Exit; at once where a Ray is still starting, for which a run that was stopped or failed need not wait."""
+    """Exit. With Ray, at once after Ctrl-C (its exit handlers take a second), and where it is still starting, for which
+    a run that failed need not wait."""
     ray_pool = sys.modules.get("parallel_nst.cluster.ray_pool")  # not imported for this: it loads Ray
-    if ray_pool is not None and any(cluster.starting for cluster in ray_pool.CLUSTERS):
+    if ray_pool is not None and (code == STOPPED or any(cluster.starting for cluster in ray_pool.CLUSTERS)):
         ray_pool.end_program(code)
     sys.exit(code)
 

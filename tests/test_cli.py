@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -116,8 +118,6 @@ def test_without_a_command_the_help_is_shown(pnst: Pnst) -> None:
 
 
 def test_the_help_loads_no_pytorch() -> None:
-    import subprocess
-
     source = "import sys, parallel_nst.cli; print('torch' in sys.modules, 'ray' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["False", "False"]
@@ -194,8 +194,6 @@ def alpha_ramp(width: int, height: int) -> Image.Image:
 
 
 def deep(path: str) -> None:
-    import cv2
-
     values = np.random.default_rng(0).integers(0, 65536, (24, 32, 3), np.uint16)
     assert cv2.imwrite(path, values)
 
@@ -257,7 +255,7 @@ MISTAKES: list[tuple[str, str, Callable[[], object] | None]] = [
     ("--content empty.png", r"empty\.png: the file is empty", write("empty.png")),
     ("--content cut.jpg", r"cut\.jpg: damaged or cut short .*whole copy", truncated_jpeg),
     ("--content text.png", r"text\.png: not a picture of a known kind \(JPEG, PNG", write("text.png", "hello")),
-    ("--style nowhere.png", r"nowhere\.png: .*JPEG|nowhere\.png: no such file|nowhere\.png.*swirls", None),
+    ("--style nowhere.png", r"nowhere\.png: no such file", None),
     ("--content huge.png", r"huge\.png: 60000x60000 .*above the limit of \d+: pass --max-pixels", huge_png),
     ("--max-pixels 10", r"content\.png: 64x48 is 3072 pixels, above the limit of 10", None),
     ("--output nowhere/out.png", r"nowhere/out\.png: the folder .* does not exist: create it", None),
@@ -278,7 +276,7 @@ MISTAKES: list[tuple[str, str, Callable[[], object] | None]] = [
     ("--style-layers relu1_1=x", r"layer weight is 'relu1_1=x'; give NAME=NUMBER", None),
     ("--content-layers relu1_1=-1", r"relu1_1 is -1\.0; .*at least 0", None),
     ("--backbone resnet", r"unknown backbone 'resnet'; known: embedded, vgg19", None),
-    ("--backbone vgg19", r"no weights of vgg19 here .*--weights FILE or put it at \S+vgg19\S+, or use --backbone", None),
+    ("--backbone vgg19", r"no weights of vgg19 here .*--weights FILE or put it at \S+, or use --backbone", None),
     ("--recipe own.toml", r"own\.toml: unknown key 'stepz'; known keys: size, ", write("own.toml", "stepz = 3")),
     ("--recipe own.toml", r"own\.toml: steps is 'ten'; give a whole number", write("own.toml", "steps = 'ten'")),
     ("--recipe own.toml", r"own\.toml: not valid TOML: .*line 1", write("own.toml", "steps = = 3")),
@@ -344,4 +342,4 @@ def test_an_unknown_command_is_one_line(pnst: Pnst) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there(paint: Pnst) -> None:
-    refused(paint("--device", "cuda"), r"device is cuda, but PyTorch finds no CUDA device here; use --device cpu or auto")
+    refused(paint("--device", "cuda"), r"device is cuda, but PyTorch finds no CUDA device here; use --device cpu")

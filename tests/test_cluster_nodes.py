@@ -125,9 +125,12 @@ def ray_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def place(tmp_path: Path, ray_folder: Path) -> Iterator[Place]:
+    """SIGINT is heard by the programs that are started, even where this one was started with SIGINT ignored."""
     pictures(tmp_path)
     place = Place(tmp_path, ray_folder)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield place
+    signal.signal(signal.SIGINT, before)
     place.end()
 
 
@@ -167,11 +170,11 @@ class Nodes:
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory, ray_folder: Path) -> Iterator[Nodes]:
     place = Place(tmp_path_factory.mktemp("nodes"), ray_folder)
-    port, client = free_port(), free_port()
+    port = free_port()
     address = f"127.0.0.1:{port}"
     common = "--block", "--num-cpus=1", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000"
     common += ("--disable-usage-stats",)
-    head = ("--head", f"--port={port}", f"--ray-client-server-port={client}", "--include-dashboard=false")
+    head = "--head", f"--port={port}", "--include-dashboard=false"
     daemons = [start_daemon(place, *head, *common)]
     try:
         until(lambda: answers(port), "the head answers")
@@ -202,7 +205,7 @@ def answers(port: int) -> bool:
     return True
 
 
-QUICK = ("--size", "64", "--scales", "1", "--steps", "3", "--overlap", "8", "--tiles", "2x2")
+QUICK = ("--size", "64", "--scales", "1", "--steps", "60", "--overlap", "8", "--tiles", "2x2")
 
 
 @pytest.mark.parametrize("way", ["option", "environment", "auto"])

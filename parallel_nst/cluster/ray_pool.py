@@ -31,7 +31,6 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_enable_output_error_log_if_still_retry", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-import psutil  # type: ignore[import-untyped]
 import ray
 from ray.exceptions import (
     ActorUnavailableError,
@@ -43,6 +42,7 @@ from ray.exceptions import (
 
 MAX_TRIES = 3  # of one task, over workers that died
 START_SECONDS = 120.0  # within which the first worker must be there
+WAIT_SECONDS = 0.2  # of one call of Ray, in which Ctrl-C is not heard
 PROGRESS_SECONDS = 0.2  # least time between two messages of a worker
 OBJECT_STORE = 512 << 20  # bytes; a run has a few tiles in flight, not a third of the memory
 TOKEN = secrets.token_hex(32)  # of local Rays; one for the process, because Ray reads it only once
@@ -163,6 +163,8 @@ CLUSTERS: list[RayCluster] = []  # of this process, until they are left
 def end_program(code: int) -> NoReturn:
     """End this process and all that it started, at once: a Ray that is still starting can be ended in no other way
     without waiting for it."""
+    import psutil  # type: ignore[import-untyped]  # Ray brings it along: there once Ray has been imported
+
     for file in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             file.flush()
@@ -270,7 +272,7 @@ class RayPool:
         """References with something to read; RuntimeError when no worker comes up."""
         began = time.monotonic()
         while True:
-            ready, _ = ray.wait([*self._running, *self._starting], timeout=1.0, fetch_local=False)
+            ready, _ = ray.wait([*self._running, *self._starting], timeout=WAIT_SECONDS, fetch_local=False)
             if ready or self._running:
                 break
             if time.monotonic() - began > START_SECONDS:

@@ -103,7 +103,7 @@ def stylize_file(
         workers=crew.workers,
         threads=crew.threads,
         loss=result.loss,
-        step_ratio=None if math.isnan(result.step_ratio) else result.step_ratio,
+        step_ratio=None if math.isnan(result.step_ratio) else float(result.step_ratio),
         startup=startup + pool.waited,
         compute=result.compute_seconds - pool.waited,
         blend=result.blend_seconds,
