@@ -26,12 +26,15 @@ Init = Literal["content", "noise", "style"]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 
+MOST_TILES = 10_000  # along a side, and in all where only a count is given
 SMALLEST_SCALE = 128  # px, longest side; below it no layer of a backbone sees more than a few positions
 
 
-def knob(default: Any, help: str, *, least: float | None = None, above: float | None = None) -> Any:
-    """A field with its help and its lower bound: `least` is allowed, `above` is not."""
-    return field(default=default, metadata={"help": help, "least": least, "above": above})
+def knob(
+    default: Any, help: str, *, least: float | None = None, above: float | None = None, most: float | None = None
+) -> Any:
+    """A field with its help and its bounds: `least` and `most` are allowed, `above` is not."""
+    return field(default=default, metadata={"help": help, "least": least, "above": above, "most": most})
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,9 @@ class TilingSpec:
     """How the finer scales are cut."""
 
     tiles: str = knob("1", "number of tiles, or rows x columns such as 2x3")
-    overlap: int = knob(64, "width in px that two neighbouring tiles share and blend over", least=0)
+    overlap: int = knob(32, "width in px that two neighbouring tiles share and blend over", least=0)
     whole: int = knob(
-        768, "scales up to this longest side in px run in one piece; the finest is always in tiles", least=0
+        512, "scales up to this longest side in px run in one piece; the finest is always in tiles", least=0
     )
 
     def __post_init__(self) -> None:
@@ -72,9 +75,11 @@ class Recipe:
 
     size: int = knob(1024, "longest side of the generated image in px; full (0): the content's own", least=0)
     style_size: int = knob(0, "longest side of the style image in px at the finest scale; 0: as --size", least=0)
-    steps: int = knob(15, "optimiser steps at the finest scale", least=1)
-    step_growth: float = knob(0.5, "each coarser scale gets this share of --steps more than the next finer", least=0)
-    scales: int = knob(0, "number of scales, each the square root of two coarser; 0: down to about 128 px", least=0)
+    steps: int = knob(10, "optimiser steps at the finest scale", least=1)
+    step_growth: float = knob(0.3, "each coarser scale gets this share of --steps more than the next finer", least=0)
+    scales: int = knob(
+        0, "number of scales, each the square root of two coarser; 0: down to about 128 px", least=0, most=40
+    )
     backbone: str = knob("embedded", "network that measures content and style")
     style_weight: float = knob(1.0, "weight of the style loss", least=0)
     content_weight: float = knob(0.03, "weight of the content loss", least=0)
@@ -117,7 +122,9 @@ class Recipe:
         """Read a TOML file; errors name the file."""
         try:
             return cls.from_toml(path.read_text(encoding="utf-8"))
-        except (ValueError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError:
+            raise ValueError(f"{path} is not a text file; give settings as TOML in UTF-8") from None
+        except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
 
@@ -139,9 +146,9 @@ def scale_steps(steps: int, growth: float, scales: int) -> list[int]:
 def parse_grid(text: str) -> tuple[int, int | None]:
     """'4' -> (4, None): a count; '2x3' -> (2, 3): rows and columns. ValueError for anything else."""
     parts = text.lower().split("x")
-    if len(parts) <= 2 and all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+    if len(parts) <= 2 and all(part.isascii() and part.isdigit() and 0 < int(part) <= MOST_TILES for part in parts):
         return (int(parts[0]), int(parts[1])) if len(parts) == 2 else (int(parts[0]), None)
-    raise ValueError(f"tiles is {text!r}; give a number of at least 1, or rows x columns such as 2x3")
+    raise ValueError(f"tiles is {text!r}; give a number from 1 to {MOST_TILES}, or rows x columns such as 2x3")
 
 
 def is_number(value: object) -> bool:
@@ -164,13 +171,16 @@ def check_bounds(record: Any) -> None:
 
 
 def check_number(spec: Field[Any], value: object, *, whole: bool) -> None:
-    """Raise ValueError for what is no (whole) number or below the field's bound."""
-    least, above = spec.metadata["least"], spec.metadata["above"]
+    """Raise ValueError for what is no (whole) number or outside the field's bounds."""
+    least, above, most = (spec.metadata[key] for key in ("least", "above", "most"))
     kind = "a whole number" if whole else "a number"
     bound = f" of at least {least:g}" if least is not None else f" above {above:g}" if above is not None else ""
+    bound += f" and at most {most:g}" if most is not None else ""
     fits = is_number(value) and not (whole and not isinstance(value, int))
     if fits and isinstance(value, (int, float)):
-        fits = (least is None or value >= least) and (above is None or value > above)
+        fits = (
+            (least is None or value >= least) and (above is None or value > above) and (most is None or value <= most)
+        )
     if not fits:
         raise ValueError(f"{spec.name} is {value!r}; give {kind}{bound}")
 

@@ -226,4 +226,4 @@ def ratio(inside: Sequence[float], beside: Sequence[float]) -> float:
     above, below = ([v for v in values if not math.isnan(v)] for values in (inside, beside))
     if not above or not below or not sum(below):
         return math.nan
-    return (sum(above) / len(above)) / (sum(below) / len(below))
+    return float((sum(above) / len(above)) / (sum(below) / len(below)))

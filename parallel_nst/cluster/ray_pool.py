@@ -206,6 +206,7 @@ class RayPool:
         self.spec = spec
         self._workers = workers
         self._here = Worker(here) if here else None
+        self._cores = here.threads if here else 0
         self._make: Callable[[], Any] | None = None
         self._actors: list[Any] = []
         self._idle: list[Any] = []
@@ -217,6 +218,7 @@ class RayPool:
         """As `Pool.map`. RuntimeError for a task whose worker died MAX_TRIES times, or when no worker can start; an
         error inside a task is raised as it is."""
         if len(tasks) == 1 and self._here:
+            self._here.set_threads(self._threads_here())
             yield 0, run_here(self._here, 0, tasks[0], on_progress)
             return
         self._hire()
@@ -241,6 +243,19 @@ class RayPool:
                             on_progress(index, progress)
         finally:
             self._dismiss()
+
+    def _threads_here(self) -> int:
+        """All cores, or all but one while Ray and the workers are starting: threads wait for each other at every
+        layer, and would wait for Ray's processes too. Workers are called as soon as Ray is up, so that they are there
+        when the first tiles are."""
+        if not self._cluster.starting and self._make is None:
+            self._hire()
+        up, missing = (
+            ray.wait([*self._starting], num_returns=len(self._starting), timeout=0) if self._starting else ([], [])
+        )
+        for reference in up:
+            self._arrived(reference)
+        return max(1, self._cores - bool(missing or self._cluster.starting))
 
     def _hire(self) -> None:
         """Start as many actors as are missing."""

@@ -149,8 +149,11 @@ def read_tensors(path: Path) -> State:
             warnings.simplefilter("ignore")  # about what is not a checkpoint; the error below says it
             state = load_file(path) if head[8:9] == b"{" else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} cannot be read as weights (safetensors or PyTorch state dict): {reason}") from None
+        reason = (str(error).strip().splitlines() or [""])[0][:120] if not isinstance(error, LookupError) else ""
+        raise ValueError(
+            f"{path} cannot be read as weights; give a safetensors file or a PyTorch state dict"
+            f"{f' ({reason})' if reason else ''}"
+        ) from None
     return dequantised(tensors_of(state, path))
 
 
