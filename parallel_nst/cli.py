@@ -254,7 +254,7 @@ def bundled_content() -> Path:
     """A photograph from scikit-image's wheel, found without importing scikit-image."""
     spec = util.find_spec("skimage")
     assert spec is not None and spec.origin is not None
-    return Path(spec.origin).parent / "data" / "chelsea.png"
+    return Path(spec.origin).parent / "data" / "coffee.png"
 
 
 def bundled_style(name: str = STYLES[0]) -> Path:

@@ -40,7 +40,7 @@ def test_the_commands_run_as_written_one_after_the_other(folder, monkeypatch, ca
         with pytest.raises(SystemExit) as end:
             cli.main()
         assert end.value.code == 0, capsys.readouterr().err
-    assert {"chelsea-swirls.png", "out.png", "large.tif", "mine.toml", "again.png"} <= {
+    assert {"coffee-swirls.png", "out.png", "large.tif", "mine.toml", "again.png"} <= {
         path.name for path in folder.iterdir()
     }
 
