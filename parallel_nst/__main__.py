@@ -1,5 +1,17 @@
-"""`python -m parallel_nst`."""
+"""The program `pnst`, also as `python -m parallel_nst`."""
 
-from parallel_nst.cli import main
+from __future__ import annotations
 
-main()
+from parallel_nst.interrupt import hear
+
+
+def main() -> None:
+    """Run the command."""
+    hear()
+    from parallel_nst.cli import main as command  # after that: it takes a while
+
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,10 @@ A backbone is a chain of named stages. Each stage declares its window (kernel, s
 table `Backbone.layers` follows: for every layer its stride, margin and channels. Tiling reads that table; nothing
 about a network's reach is typed in by hand.
 
+Features of a picture in tiles are the picture's own, to rounding, and so is their gradient, with one exception: where
+a picture is flat to the last bit, the places of a maximum are equal, and rounding decides which of them max pooling
+gives the gradient to. Average pooling knows no such places.
+
 Shape letters: N images, C channels, H and W in pixels; H_l = ceil or floor of H / stride at layer l.
 """
 
@@ -11,9 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -35,11 +41,20 @@ class Layer:
 
 @dataclass(frozen=True)
 class Window:
-    """The sliding window of a stage: what one output position reads of its input."""
+    """The sliding window of a stage: what one output position reads of its input.
+
+    ceil: a last window that is not full counts too.
+    """
 
     kernel: int = 1
     stride: int = 1
     padding: int = 0
+    ceil: bool = False
+
+    def least(self, outputs: int) -> int:
+        """The fewest inputs along a side that give so many outputs."""
+        spare = self.stride - 1 if self.ceil else 0
+        return max(1, (outputs - 1) * self.stride + self.kernel - 2 * self.padding - spare)
 
 
 @dataclass(frozen=True)
@@ -91,24 +106,38 @@ class Backbone(nn.Module):
         """Raise ValueError for a name that is no layer of this backbone."""
         for name in names:
             if name not in self.layers:
-                known = " ".join(n for n in self.layers if n.startswith(("relu", "fire")))
+                known = " ".join(n for n in self.layers if n.startswith(("relu", "fire")) or "_block" in n)
                 raise ValueError(f"unknown layer {name!r}; this backbone has {known}")
 
+    def least_side(self, names: Iterable[str]) -> int:
+        """Image px along a side below which one of the named layers has no position at all."""
+        order, least = list(self.layers), 1
+        end = max((order.index(name) + 1 for name in names), default=0)
+        for stage in reversed(self.stages[:end]):
+            least = stage.window.least(least)
+        return least
+
     def forward(self, image: Tensor, names: Iterable[str], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-        """Features (N, C_l, H_l, W_l) of the named layers. The chain stops at the deepest of them.
+        """Features (N, C_l, H_l, W_l) of the named layers. The chain stops at the deepest of them. ValueError for an
+        unknown layer and for an image that is too small.
 
         dtype: bfloat16 runs all but the first convolution in it. The first stays in the image's own precision: in
-        bfloat16 the image's last bits would be lost, and with them the small steps that L-BFGS takes near the end.
+        bfloat16 the image's last bits would be lost, and with them the small steps that L-BFGS takes near the end. Its
+        features are rounded, which loses nothing that the sums of the second would keep.
         """
         wanted = set(names)
         self.check_layers(wanted)
+        height, width = image.shape[-2:]
+        if min(height, width) < (least := self.least_side(wanted)):
+            raise ValueError(f"an image of {width}x{height} px is too small for these layers; give at least {least} px")
         features: dict[str, Tensor] = {}
         x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         for number, stage in enumerate(self.stages):
             if len(features) == len(wanted):
                 break
-            with torch.autocast(image.device.type, torch.bfloat16, enabled=number > 0 and dtype == torch.bfloat16):
-                x = stage.module(x)
+            half = number > 0 and dtype == torch.bfloat16
+            with torch.autocast(image.device.type, torch.bfloat16, enabled=half):
+                x = stage.module(x.bfloat16() if half else x)
             if stage.name in wanted:
                 features[stage.name] = x
         return features
@@ -122,7 +151,7 @@ class VGG(Backbone):
 
     def __init__(self, widths: Sequence[Sequence[int]], pool: str = "max") -> None:
         super().__init__(IMAGENET_MEAN, IMAGENET_STD)
-        stages = vgg_stages(widths, nn.MaxPool2d(2) if pool == "max" else nn.AvgPool2d(2))
+        stages = vgg_stages(widths, nn.MaxPool2d(2) if pool == "max" else nn.AvgPool2d(2), Window(2, 2))
         self.features = nn.Sequential(*(stage.module for stage in stages))
         self._chain(stages)
 
@@ -137,7 +166,7 @@ class Embedded(Backbone):
 
     def __init__(self, widths: Sequence[Sequence[int]]) -> None:
         super().__init__((0.45, 0.45, 0.45), (0.25, 0.25, 0.25))
-        stages = vgg_stages(widths, nn.AvgPool2d(2, ceil_mode=True))
+        stages = vgg_stages(widths, nn.AvgPool2d(2, ceil_mode=True), Window(2, 2, ceil=True))
         first = stages[0].module
         assert isinstance(first, nn.Conv2d)
         first.padding_mode = "replicate"
@@ -159,13 +188,13 @@ class Embedded(Backbone):
         return widths
 
 
-def vgg_stages(widths: Sequence[Sequence[int]], pool: nn.Module) -> list[Stage]:
+def vgg_stages(widths: Sequence[Sequence[int]], pool: nn.Module, window: Window) -> list[Stage]:
     """`convB_C`, `reluB_C` and `poolB` for block B and convolution C, both from one."""
     stages: list[Stage] = []
     channels = 3
     for b, block in enumerate(widths, 1):
         if b > 1:
-            stages.append(Stage(f"pool{b - 1}", pool, Window(2, 2), channels))
+            stages.append(Stage(f"pool{b - 1}", pool, window, channels))
         for c, width in enumerate(block, 1):
             conv = nn.Conv2d(channels, width, 3, padding=1)
             stages.append(Stage(f"conv{b}_{c}", conv, Window(3, 1, 1), width))
@@ -184,8 +213,8 @@ class Fire(nn.Module):
         self.expand3x3 = nn.Conv2d(squeeze, expand, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.squeeze(x))
-        return torch.cat([torch.relu(self.expand1x1(x)), torch.relu(self.expand3x3(x))], 1)
+        x = torch.relu_(self.squeeze(x))
+        return torch.relu_(torch.cat([self.expand1x1(x), self.expand3x3(x)], 1))
 
 
 class SqueezeNet(Backbone):
@@ -196,7 +225,7 @@ class SqueezeNet(Backbone):
 
     def __init__(self) -> None:
         super().__init__(IMAGENET_MEAN, IMAGENET_STD)
-        pool = Window(3, 2)
+        pool = Window(3, 2, ceil=True)
         stages = [
             Stage("conv1", nn.Conv2d(3, 96, 7, stride=2), Window(7, 2), 96),
             Stage("relu1", nn.ReLU(), Window(), 96),
@@ -213,6 +242,88 @@ class SqueezeNet(Backbone):
         self._chain(stages)
 
 
+class Bottleneck(nn.Module):
+    """ResNet's residual block (He et al. 2015): 1x1, 3x3 and 1x1 convolutions beside a shortcut. The 3x3 one takes the
+    stride, as in torchvision's weights."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        outputs = 4 * width
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample = nn.Sequential()
+        if stride > 1 or inputs != outputs:
+            self.downsample.append(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
+            self.downsample.append(nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu_(self.bn1(self.conv1(x)))
+        y = torch.relu_(self.bn2(self.conv2(y)))
+        return torch.relu_(self.bn3(self.conv3(y)) + self.downsample(x))
+
+
+class ResNet(Backbone):
+    """ResNet of bottleneck blocks (He et al. 2015) without its classifier, under torchvision's key names. Batch
+    normalisation takes the running statistics, always.
+
+    width: C of the first convolution. blocks: how many make up conv2 to conv5; the defaults are those of ResNet-50.
+    Layers: `conv1` with its normalisation, `relu1`, `pool1`, and `convI_blockJ`, the output of block J of stage I.
+    """
+
+    def __init__(self, width: int = 64, blocks: Sequence[int] = (3, 4, 6, 3)) -> None:
+        super().__init__(IMAGENET_MEAN, IMAGENET_STD)
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        inputs = width
+        for number, count in enumerate(blocks, 1):
+            strides = [1 if number == 1 else 2] + [1] * (count - 1)
+            layer, narrow = nn.Sequential(), width << (number - 1)
+            for stride in strides:
+                layer.append(Bottleneck(inputs, narrow, stride))
+                inputs = 4 * narrow
+            self.add_module(f"layer{number}", layer)
+        self._chain(self._stages())
+        self.train(False)
+
+    def _stages(self) -> list[Stage]:
+        channels = self.conv1.out_channels
+        stages = [
+            Stage("conv1", nn.Sequential(self.conv1, self.bn1), Window(7, 2, 3), channels),
+            Stage("relu1", nn.ReLU(), Window(), channels),
+            Stage("pool1", nn.MaxPool2d(3, 2, 1), Window(3, 2, 1), channels),
+        ]
+        layers = [layer for name, layer in self.named_children() if name.startswith("layer")]
+        for number, layer in enumerate(layers, 2):
+            for b, block in enumerate(layer.children(), 1):
+                assert isinstance(block, Bottleneck)
+                window = Window(3, block.conv2.stride[0], 1)
+                stages.append(Stage(f"conv{number}_block{b}", block, window, block.conv3.out_channels))
+        return stages
+
+    def train(self, mode: bool = True) -> ResNet:
+        """Stays in evaluation mode: the statistics of one picture, or of one tile, are none to normalise by."""
+        return super().train(False)
+
+    def fold(self) -> ResNet:
+        """Multiply every batch normalisation into the convolution before it, in place: the same features, with fewer
+        passes over memory and about half as much to keep for the backward pass. Biases join the public key names."""
+        for parent in list(self.modules()):
+            for (_, conv), (name, norm) in pairwise(list(parent.named_children())):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    assert norm.running_mean is not None and norm.running_var is not None
+                    conv.weight, conv.bias = fuse_conv_bn_weights(
+                        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+                    )
+                    setattr(parent, name, nn.Identity())
+        self._chain(self._stages())
+        return self
+
+
+VGG16_WIDTHS = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
 VGG19_WIDTHS = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
 
 

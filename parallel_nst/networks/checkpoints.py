@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from parallel_nst.networks.backbones import VGG, VGG19_WIDTHS, Backbone, Embedded, SqueezeNet
+from parallel_nst.networks.backbones import VGG, VGG16_WIDTHS, VGG19_WIDTHS, Backbone, Embedded, ResNet, SqueezeNet
 from parallel_nst.recipe import LayerWeights
 
 State = Mapping[str, Tensor]
@@ -54,8 +54,18 @@ def build_embedded(state: State) -> Backbone:
     return loaded(Embedded(widths), state)
 
 
+def build_vgg16(state: State) -> Backbone:
+    return loaded(VGG(VGG16_WIDTHS), features_only(state))
+
+
 def build_vgg19(state: State) -> Backbone:
     return loaded(VGG(VGG19_WIDTHS), features_only(state))
+
+
+def build_resnet50(state: State) -> Backbone:
+    backbone = ResNet()
+    loaded(backbone, features_only(state))
+    return backbone.fold()
 
 
 def build_squeezenet(state: State) -> Backbone:
@@ -67,6 +77,10 @@ def equal(*names: str) -> dict[str, float]:
     return dict.fromkeys(names, 1.0)
 
 
+VGG_LAYERS = LayerWeights(  # Gatys, Ecker, Bethge 2016, section 2
+    style=equal("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),
+    content=equal("relu4_2"),
+)
 BACKBONES: dict[str, BackboneEntry] = {
     "embedded": BackboneEntry(
         build_embedded,
@@ -75,16 +89,22 @@ BACKBONES: dict[str, BackboneEntry] = {
             content=equal("relu3_3"),
         ),
     ),
-    "vgg19": BackboneEntry(
-        build_vgg19,
+    "vgg16": BackboneEntry(build_vgg16, VGG_LAYERS, "vgg16-397923af.pth"),
+    "vgg19": BackboneEntry(build_vgg19, VGG_LAYERS, "vgg19-dcbb9e9d.pth"),
+    "resnet50": BackboneEntry(
+        build_resnet50,
         LayerWeights(
-            style=equal("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),
-            content=equal("relu4_2"),
+            style=equal("relu1", "conv2_block3", "conv3_block1", "conv4_block1", "conv5_block1"),
+            content=equal("conv3_block4"),
         ),
-        "vgg19-dcbb9e9d.pth",
+        "resnet50-0676ba61.pth",
+    ),
+    "squeezenet": BackboneEntry(
+        build_squeezenet,
+        LayerWeights(style=equal("relu1", "fire3", "fire5", "fire7", "fire9"), content=equal("fire5")),
+        "squeezenet1_0-b66bff10.pth",
     ),
 }
-TEACHER = BackboneEntry(build_squeezenet, LayerWeights(), "squeezenet1_0-b66bff10.pth")
 
 
 def backbone_entry(name: str) -> BackboneEntry:
@@ -114,21 +134,26 @@ def build_backbone(name: str, state: State) -> Backbone:
 
 def loaded(backbone: Backbone, state: State) -> Backbone:
     """`backbone` with these weights; ValueError, in one line, where keys or shapes differ."""
-    wanted = backbone.state_dict()
+    wanted = without_counts(backbone.state_dict())
     for key, value in wanted.items():
         if key not in state:
             raise ValueError(f"key {key} is missing")
         if state[key].shape != value.shape:
             raise ValueError(f"{key} has shape {tuple(state[key].shape)} instead of {tuple(value.shape)}")
-    if extra := sorted(set(state) - set(wanted)):
+    if extra := sorted(set(without_counts(state)) - set(wanted)):
         raise ValueError(f"key {extra[0]} is not known")
-    backbone.load_state_dict(dict(state))
+    backbone.load_state_dict(dict(state), strict=False)  # but for the counts
     return backbone
+
+
+def without_counts(state: State) -> State:
+    """Without the number of batches that a normalisation has seen: not every file has it, and nothing depends on it."""
+    return {key: value for key, value in state.items() if not key.endswith(".num_batches_tracked")}
 
 
 def features_only(state: State) -> State:
     """Without the classifier, which style transfer has no use for."""
-    return {key: value for key, value in state.items() if not key.startswith("classifier.")}
+    return {key: value for key, value in state.items() if not key.startswith(("classifier.", "fc."))}
 
 
 def read_tensors(path: Path) -> State:
