@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import torch
 
 from parallel_nst.networks.checkpoints import State, load_weights
 from parallel_nst.recipe import Recipe, parse_grid
+from parallel_nst.threads import ThreadPool
 from parallel_nst.workers import Crew, Pool, SerialPool, WorkerSpec, plan_crew
+
+ANY_NUMBER = 1 << 30  # of tiles: more than there are cores
+LEAST_STORE = 512 << 20  # bytes
+PIXEL = 12  # bytes: three channels of float32
 
 
 def open_pool(
@@ -20,20 +27,28 @@ def open_pool(
     address: str | None = None,
     weights: State | Path | None = None,
     tasks: int | None = None,
+    pixels: int = 0,
+    in_process: bool = False,
 ) -> tuple[Pool, Crew]:
     """A pool for a recipe, and who is in it. Close it when done.
 
     workers: at most so many; None: one for each core (or GPU). One worker or one task takes this process and no Ray.
     address: of a Ray cluster (`auto` or `host:port`); None starts a Ray of its own for as long as the pool is open.
-    weights: of the backbone, or a file of them; None: the registry's. tasks: how many tiles there will be at most.
+    weights: of the backbone, or a file of them; None: the registry's. tasks: how many tiles there will be at most;
+    None: as many as the recipe says, or any number. pixels: of the picture, for which a Ray of its own gets room.
+    in_process: workers are threads of this process instead of Ray's processes.
     ValueError for weights, devices or addresses that cannot be had.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; give at least 1")
     state = load_weights(recipe.backbone, weights) if weights is None or isinstance(weights, Path) else weights
     states = {recipe.backbone: state}
-    tasks = tasks or math.prod(part or 1 for part in parse_grid(recipe.tiling.tiles))
+    if tasks is None:
+        grid = recipe.tiling.tiles
+        tasks = ANY_NUMBER if grid == "auto" else math.prod(part or 1 for part in parse_grid(grid))
     if address is not None:
+        if in_process:
+            raise ValueError("--in-process and --address exclude each other; give one of the two")
         return cluster_pool(recipe, states, workers, address, tasks)
     device = local_device(recipe.device)
     cores = usable_cores()
@@ -45,10 +60,19 @@ def open_pool(
     here = WorkerSpec(device, dtype, cores, states)
     if crew.workers == 1:
         return SerialPool(here), Crew(1, cores, crew.reason)
+    spec = WorkerSpec(device, dtype, crew.threads if device == "cpu" else 1, states)
+    if in_process:
+        return ThreadPool(spec, crew.workers, cores), crew
     from parallel_nst.cluster.ray_pool import RayCluster, RayPool  # Ray is loaded only where it is used
 
-    spec = WorkerSpec(device, dtype, crew.threads if device == "cpu" else 1, states)
-    return RayPool(RayCluster(None, cores), spec, crew.workers, here if device == "cpu" else None), crew
+    return RayPool(
+        RayCluster(None, cores, store_for(pixels)), spec, crew.workers, here if device == "cpu" else None
+    ), crew
+
+
+def store_for(pixels: int) -> int:
+    """Bytes of a local Ray's object store: all tiles of a picture on their way there and back, with their halos."""
+    return min(max(LEAST_STORE, 3 * PIXEL * pixels), int(0.3 * psutil.virtual_memory().total))
 
 
 def cluster_pool(
@@ -68,7 +92,9 @@ def cluster_pool(
         crew = plan_crew(workers or sum(slots), tasks, slots, "GPU" if device == "cuda" else "core")
         threads = crew.threads if device == "cpu" else 1
         dtype = resolved_dtype(recipe.dtype, device)
-        return RayPool(cluster, WorkerSpec(device, dtype, threads, states), crew.workers), crew
+        rooms = zip(cluster.slots("memory"), slots, strict=True)
+        memory = min(room // max(1, slot // threads) for room, slot in rooms if slot >= threads)
+        return RayPool(cluster, WorkerSpec(device, dtype, threads, states), crew.workers), replace(crew, memory=memory)
     except BaseException:
         cluster.close()
         raise

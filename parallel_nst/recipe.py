@@ -24,7 +24,9 @@ else:
 Optimizer = Literal["lbfgs", "adam"]
 Init = Literal["content", "noise", "style"]
 Device = Literal["auto", "cpu", "cuda"]
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float64"]
+Mode = Literal["independent", "exact"]
+TileTargets = Literal["own", "plain"]
 
 MOST_TILES = 10_000  # along a side, and in all where only a count is given
 SMALLEST_SCALE = 128  # px, longest side; below it no layer of a backbone sees more than a few positions
@@ -58,15 +60,25 @@ class LayerWeights:
 class TilingSpec:
     """How the finer scales are cut."""
 
-    tiles: str = knob("1", "number of tiles, or rows x columns such as 2x3")
-    overlap: int = knob(32, "width in px that two neighbouring tiles share and blend over", least=0)
+    mode: Mode = knob(
+        "exact", "exact: one objective over the whole picture; independent: each tile for itself, then blended"
+    )
+    tiles: str = knob("auto", "number of tiles, or rows x columns such as 2x3; auto: by workers and memory")
+    overlap: int = knob(32, "width in px that two neighbouring independent tiles share and blend over", least=0)
     whole: int = knob(
-        512, "scales up to this longest side in px run in one piece; the finest is always in tiles", least=0
+        512, "scales up to this longest side in px run in one piece; not the finest if --tiles is given", least=0
+    )
+    targets: TileTargets = knob(
+        "own", "what independent tiles aim at; own: their share of what the picture lacks, plain: the style itself"
+    )
+    sync_every: int = knob(
+        0, "independent tiles exchange targets and overlaps after so many steps; 0: once a scale", least=0
     )
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        parse_grid(self.tiles)
+        if self.tiles != "auto":
+            parse_grid(self.tiles)
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class Recipe:
 
     size: int = knob(1024, "longest side of the generated image in px; full (0): the content's own", least=0)
     style_size: int = knob(0, "longest side of the style image in px at the finest scale; 0: as --size", least=0)
-    steps: int = knob(10, "optimiser steps at the finest scale", least=1)
+    steps: int = knob(20, "optimiser steps at the finest scale", least=1)
     step_growth: float = knob(0.3, "each coarser scale gets this share of --steps more than the next finer", least=0)
     scales: int = knob(
         0, "number of scales, each the square root of two coarser; 0: down to about 128 px", least=0, most=40
@@ -86,7 +98,7 @@ class Recipe:
     tv_weight: float = knob(0.0, "weight of the total variation loss (smoothness)", least=0)
     optimizer: Optimizer = knob("lbfgs", "lbfgs or adam")
     learning_rate: float = knob(0.02, "step size of adam in units of the pixel range; lbfgs scales itself", above=0)
-    history: int = knob(10, "pairs that lbfgs remembers; each costs two copies of the image", least=1)
+    history: int = knob(5, "pairs that lbfgs remembers; each costs one copy of the image", least=1)
     init: Init = knob("content", "what the coarsest scale starts from")
     seed: int = knob(0, "seed of the noise of --init noise", least=0)
     device: Device = knob("auto", "where the networks run")
@@ -148,7 +160,7 @@ def parse_grid(text: str) -> tuple[int, int | None]:
     parts = text.lower().split("x")
     if len(parts) <= 2 and all(part.isascii() and part.isdigit() and 0 < int(part) <= MOST_TILES for part in parts):
         return (int(parts[0]), int(parts[1])) if len(parts) == 2 else (int(parts[0]), None)
-    raise ValueError(f"tiles is {text!r}; give a number from 1 to {MOST_TILES}, or rows x columns such as 2x3")
+    raise ValueError(f"tiles is {text!r}; give a number from 1 to {MOST_TILES}, rows x columns such as 2x3, or auto")
 
 
 def is_number(value: object) -> bool:

@@ -3,61 +3,45 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
 
-from parallel_nst.gatys import Progress
-from parallel_nst.images import Picture, fit, resize
+from parallel_nst.exact import TiledObjective
+from parallel_nst.gatys import StyleSums, StyleTargets
+from parallel_nst.images import Picture, resize
 from parallel_nst.networks.backbones import Backbone, deepest
-from parallel_nst.networks.checkpoints import backbone_entry, build_backbone
-from parallel_nst.recipe import LayerWeights, Recipe, scale_sizes, scale_steps
-from parallel_nst.tiled import Scale, ScaleResult, stylize_independent
-from parallel_nst.tiles import Tile, grid_of, plan_tiles, step_ratio
-from parallel_nst.workers import MeasureStyle, OnProgress, Pool, only
+from parallel_nst.networks.checkpoints import build_backbone
+from parallel_nst.networks.profile import profile
+from parallel_nst.optimizers import resize_state
+from parallel_nst.planning import machine_memory, worker_share
+from parallel_nst.recipe import LayerWeights, Recipe
+from parallel_nst.scales import (
+    FRAME,
+    Budget,
+    Framed,
+    Scale,
+    ScalePlan,
+    ScaleResult,
+    Size,
+    chosen_layers,
+    final_size,
+    first_image,
+    framed,
+    plan_scales,
+    unframed,
+)
+from parallel_nst.snapshots import Snapshot
+from parallel_nst.stages import Beginning, Stage, Watch
+from parallel_nst.tasks import MeasureStyle
+from parallel_nst.tiles import plan_tiles, step_ratio
+from parallel_nst.workers import Pool, WorkerSpec
 
-Size = tuple[int, int]  # width and height in px
-
-# Px of mirror image around a picture while it is painted. Convolutions pad with zeros, and without a frame the
-# statistics of that grey rim are corrected by painting a coloured line along the edge. It also gives a picture of one
-# pixel enough neighbours for the deepest layer of any backbone.
-FRAME = 16
-
-
-@dataclass(frozen=True)
-class ScalePlan:
-    """One scale before it is run. style_size: of the style image at this scale; tiles: of the framed picture."""
-
-    size: Size
-    style_size: Size
-    steps: int
-    tiles: list[Tile]
-
-    @property
-    def picture_tiles(self) -> list[Tile]:
-        """The tiles in the picture's own coordinates."""
-        return [tile.moved(-FRAME) for tile in self.tiles]
-
-    @property
-    def work(self) -> int:
-        """Arithmetic, in optimiser steps times px."""
-        return self.steps * sum(tile.read.area for tile in self.tiles)
-
-
-@dataclass(frozen=True)
-class Status:
-    """How far a run is: number of the scale and of tiles done at it, the step and loss of the tile that reported, and
-    the share of all arithmetic that is done (0 to 1)."""
-
-    scale: int
-    scales: int
-    tiles_done: int
-    tiles: int
-    step: int
-    steps: int
-    loss: float
-    share: float
+STYLE_TILE = 1024  # px, side above which a style image is measured in tiles
 
 
 @dataclass(frozen=True)
@@ -65,109 +49,145 @@ class Stylised:
     """The generated picture and what is to be said about it.
 
     loss: at the finest scale. step_ratio: at the tile borders (see `tiles.step_ratio`), NaN without borders.
+    tiles: at the finest scale; exact: whether they were one objective.
     """
 
     picture: Picture
     loss: float
     step_ratio: float
     tiles: int
+    exact: bool
     compute_seconds: float
     blend_seconds: float
 
 
-OnStatus = Callable[[Status], None]
-
-
 def stylize(
-    content: Picture, style: Picture, recipe: Recipe, pool: Pool, on_status: OnStatus | None = None
+    content: Picture,
+    style: Picture,
+    recipe: Recipe,
+    pool: Pool,
+    watch: Watch | None = None,
+    *,
+    budget: Budget | None = None,
+    resume: Snapshot | None = None,
 ) -> Stylised:
     """Paint `content` in the manner of `style`. What the content carries (alpha, profile, EXIF, depth) is kept.
 
-    ValueError for an unknown layer.
+    budget: what tiles are cut for; None: the pool's workers and what this machine has (see `budget_for`). resume: where
+    an earlier run with the same pictures and recipe was stopped. ValueError for an unknown layer, or when nothing fits
+    the memory.
     """
     began = time.perf_counter()
     backbone = build_backbone(recipe.backbone, pool.spec.weights[recipe.backbone])
     layers = chosen_layers(recipe, backbone)
-    plans = plan_scales(content.size, style.size, recipe, layers, backbone)
-    image = first_image(content, style, recipe, plans[0].size)
+    budget = budget or budget_for(content.size, recipe, layers, backbone, pool.spec, pool.size)
+    plans = plan_scales(content.size, style.size, recipe, layers, backbone, budget)
+    first = resume.scale if resume else 0
+    begin = Beginning(snapshot=resume)
+    if resume is None:
+        coarsest = plans[0].size
+        first_pixels = framed(first_image(content, style, recipe, coarsest), coarsest).whole
+        begin = Beginning(first_pixels.astype(precision(pool.spec), copy=False))
+    del resume
     blending = 0.0
-    for number, plan in enumerate(plans):
-        report = reporter(plans, number, on_status) if on_status else None
-        result = run_scale(content, style, image, plan, recipe, layers, pool, report)
-        image = unframed(result.pixels)
+    for number in range(first, len(plans)):
+        stage = Stage(plans, number, watch or Watch())
+        scale = scale_of(content, style, plans[number], recipe, layers, backbone, pool)
+        result = stage.run(begin, scale, recipe, layers, pool)
         blending += result.blend_seconds
+        loss, begin = result.loss, enlarged(result, plans[min(number + 1, len(plans) - 1)].size)
+        del result, scale
+    assert begin.pixels is not None
+    image = unframed(begin.pixels)
     ratio = step_ratio(image.transpose(2, 0, 1), plans[-1].picture_tiles)
     seconds = time.perf_counter() - began - blending
-    return Stylised(carried(content, image), result.loss, ratio, len(plans[-1].tiles), seconds, blending)
+    tiles, exact = len(plans[-1].tiles), plans[-1].exact
+    image = image.astype(np.float32, copy=False)
+    return Stylised(carried(content, image), loss, ratio, tiles, exact, seconds, blending)
 
 
-def run_scale(
+def precision(spec: WorkerSpec) -> type[np.floating[Any]]:
+    """Of the image while it is painted."""
+    return np.float64 if spec.dtype == "float64" else np.float32
+
+
+def budget_for(
+    content: Size,
+    recipe: Recipe,
+    layers: LayerWeights,
+    backbone: Backbone,
+    spec: WorkerSpec,
+    workers: int,
+    memory: int | None = None,
+) -> Budget:
+    """What tiles are cut for. memory: bytes of one worker; None: its share of what this machine has beside the driver.
+
+    A pool of one worker is this process, and the optimiser's pictures are its own.
+    """
+    if memory is None:
+        width, height = final_size(content, recipe)
+        memory = worker_share(machine_memory(), height, width, recipe, workers)
+    dtype = getattr(torch, spec.dtype)
+    return Budget(workers, memory, profile(backbone, layers.style, layers.content, dtype))
+
+
+def scale_of(
     content: Picture,
     style: Picture,
-    image: np.ndarray,
     plan: ScalePlan,
     recipe: Recipe,
     layers: LayerWeights,
+    backbone: Backbone,
     pool: Pool,
-    report: OnProgress | None,
-) -> ScaleResult:
-    """One scale from the image of the one before; the resulting pixels still have their frame."""
-    painting = framed(style.pixels, plan.style_size)
-    targets = only(pool.map([MeasureStyle(painting, recipe.backbone, layers)]))
-    scale = Scale(
-        content=framed(content.pixels, plan.size),
-        start=framed(image, plan.size),
-        style=targets,
-        steps=plan.steps,
-    )
-    return stylize_independent(scale, plan.tiles, recipe, layers, pool, report)
+) -> Scale:
+    """The work of one scale. The style image is measured at this scale too."""
+    targets = measured_style(framed(style.pixels, plan.style_size), recipe, layers, backbone, pool)
+    return Scale(framed(content.pixels, plan.size), targets, plan.steps, plan.tiles, plan.kept)
 
 
-def chosen_layers(recipe: Recipe, backbone: Backbone) -> LayerWeights:
-    """The recipe's layers, or the backbone's own where it names none; ValueError for an unknown one."""
-    own = backbone_entry(recipe.backbone).layers
-    layers = LayerWeights(recipe.layers.style or own.style, recipe.layers.content or own.content)
-    backbone.check_layers((*layers.style, *layers.content))
-    return layers
+def measured_style(style: Framed, recipe: Recipe, layers: LayerWeights, backbone: Backbone, pool: Pool) -> StyleTargets:
+    """What the style image asks for; a large one is measured in tiles, which changes nothing but rounding."""
+    height, width = style.size
+    layer = deepest(backbone, {**layers.style, **layers.content})
+    grid = -(-height // STYLE_TILE), -(-width // STYLE_TILE)
+    tiles = plan_tiles(height, width, grid, halo=layer.margin, align=layer.stride)
+    tasks = [MeasureStyle(style.read(tile.read), tile, style.size, recipe.backbone, layers) for tile in tiles]
+    parts: list[StyleSums] = [result for _, result in sorted(pool.map(tasks), key=lambda part: part[0])]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total.targets
 
 
-def plan_scales(
-    content: Size, style: Size, recipe: Recipe, layers: LayerWeights, backbone: Backbone
-) -> list[ScalePlan]:
-    """Sizes, steps and tiles of every scale, coarse to fine."""
-    longest = recipe.size or max(content)
-    sizes = scale_sizes(longest, recipe.scales)
-    steps = scale_steps(recipe.steps, recipe.step_growth, len(sizes))
-    align = deepest(backbone, {**layers.style, **layers.content}).stride
-    plans = []
-    for side, count in zip(sizes, steps, strict=True):
-        size = fit(content, side)
-        width, height = (length + 2 * FRAME for length in size)
-        whole = side < longest and side <= recipe.tiling.whole
-        grid = (1, 1) if whole else grid_of(recipe.tiling, height, width)
-        tiles = plan_tiles(height, width, grid, overlap=recipe.tiling.overlap, align=align)
-        style_side = max(1, round((recipe.style_size or longest) * side / longest))
-        plans.append(ScalePlan(size, fit(style, style_side), count, tiles))
-    return plans
+def enlarged(result: ScaleResult, size: Size) -> Beginning:
+    """What the next scale begins with: the image and the optimiser's state, both brought to its size. After the last
+    scale, where the size is the same, the image as it is."""
+    height, width = (length - 2 * FRAME for length in result.pixels.shape[-2:])
+    if (width, height) == size:
+        return Beginning(result.pixels)
+    pixels = framed(unframed(result.pixels), size).whole.astype(result.pixels.dtype, copy=False)
+    if result.state is None:
+        return Beginning(pixels)
+    ratio = (height * width) / (size[0] * size[1])
+    return Beginning(pixels, resize_state(result.state, lambda values: resized(values, size), ratio))
 
 
-def first_image(content: Picture, style: Picture, recipe: Recipe, size: Size) -> np.ndarray:
-    """What the coarsest scale starts from, (H, W, 3)."""
-    if recipe.init == "noise":
-        noise = np.random.default_rng(recipe.seed).normal(0.5, 0.2, (size[1], size[0], 3))
-        return np.clip(noise, 0, 1).astype(np.float32)
-    return resize((content if recipe.init == "content" else style).pixels, size)
+def resized(values: Tensor, size: Size) -> Tensor:
+    """(1, 3, H + 2 FRAME, W + 2 FRAME) of any values to `size` with its frame; bilinear, so that nothing overshoots."""
+    inner = interpolate(values[..., FRAME:-FRAME, FRAME:-FRAME], (size[1], size[0]), mode="bilinear")
+    return torch.from_numpy(Framed(inner[0].permute(1, 2, 0).numpy()).whole)[None]
 
 
-def framed(pixels: np.ndarray, size: Size) -> np.ndarray:
-    """(H, W, 3) resized to `size`, with a frame of mirror image, as (3, H + 2 FRAME, W + 2 FRAME)."""
-    mirrored = np.pad(resize(pixels, size), ((FRAME, FRAME), (FRAME, FRAME), (0, 0)), mode="symmetric")
-    return np.ascontiguousarray(mirrored.transpose(2, 0, 1))
-
-
-def unframed(pixels: np.ndarray) -> np.ndarray:
-    """(3, H + 2 FRAME, W + 2 FRAME) -> (H, W, 3)."""
-    return np.ascontiguousarray(pixels[:, FRAME:-FRAME, FRAME:-FRAME].transpose(1, 2, 0))
+def whole_loss(content: Picture, style: Picture, generated: Picture, recipe: Recipe, pool: Pool) -> float:
+    """The loss of a generated picture as one objective over all of it, at the finest scale, however it was made."""
+    backbone = build_backbone(recipe.backbone, pool.spec.weights[recipe.backbone])
+    layers = chosen_layers(recipe, backbone)
+    exact = replace(recipe, tiling=replace(recipe.tiling, mode="exact", tiles="auto"))
+    budget = budget_for(content.size, exact, layers, backbone, pool.spec, pool.size)
+    plan = plan_scales(content.size, style.size, exact, layers, backbone, budget)[-1]
+    scale = scale_of(content, style, plan, exact, layers, backbone, pool)
+    image = torch.from_numpy(framed(generated.pixels, plan.size).whole)[None]
+    return TiledObjective(scale, exact, layers, pool).value(image)
 
 
 def carried(content: Picture, image: np.ndarray) -> Picture:
@@ -176,30 +196,3 @@ def carried(content: Picture, image: np.ndarray) -> Picture:
     if alpha is not None:
         alpha = resize(alpha, (image.shape[1], image.shape[0]))
     return replace(content, pixels=image, alpha=alpha)
-
-
-def reporter(plans: Sequence[ScalePlan], number: int, on_status: OnStatus) -> OnProgress:
-    """Turns a task's progress at one scale into the run's status."""
-    plan = plans[number]
-    total = sum(p.work for p in plans)
-    before = sum(p.work for p in plans[:number])
-    done = [0] * len(plan.tiles)
-
-    def report(index: int, progress: Progress) -> None:
-        done[index] = progress.step
-        work = before + sum(step * tile.read.area for step, tile in zip(done, plan.tiles, strict=True))
-        finished = sum(step == plan.steps for step in done)
-        on_status(
-            Status(
-                scale=number + 1,
-                scales=len(plans),
-                tiles_done=finished,
-                tiles=len(plan.tiles),
-                step=progress.step,
-                steps=plan.steps,
-                loss=progress.loss,
-                share=work / total,
-            )
-        )
-
-    return report

@@ -59,6 +59,23 @@ class Tile:
     write: Rect
     read: Rect
 
+    @property
+    def written(self) -> Tile:
+        """The same tile with all that it contributes as its core."""
+        return Tile(self.index, self.write, self.write, self.read)
+
+    def positions(self, stride: int, height: int, width: int) -> tuple[slice, slice]:
+        """The rows and columns of a layer's features of `read` that belong to the core, in a picture of this size.
+
+        stride: of the layer, which divides where `read` starts and, for cores that are to be a partition at every
+        layer, where the core does. At the picture's end the core takes all positions that are left, of which there
+        can be fewer or one more than core / stride.
+        """
+        core = self.core.within(self.read)
+        rows = slice(core.top // stride, None if self.core.bottom == height else -(-core.bottom // stride))
+        columns = slice(core.left // stride, None if self.core.right == width else -(-core.right // stride))
+        return rows, columns
+
     def moved(self, by: int) -> Tile:
         """The same tile in a picture whose origin lies `by` px further up and left."""
         return Tile(self.index, self.core.moved(by), self.write.moved(by), self.read.moved(by))
@@ -93,6 +110,12 @@ def plan_tiles(
             write = grow(core, overlap // 2, 1, height, width)
             tiles.append(Tile(len(tiles), core, write, grow(write, halo, align, height, width)))
     return tiles
+
+
+def whole_tile(height: int, width: int) -> Tile:
+    """A picture in one piece."""
+    rect = Rect(0, 0, height, width)
+    return Tile(0, rect, rect, rect)
 
 
 def spread(length: int, count: int, align: int) -> list[tuple[int, int]]:

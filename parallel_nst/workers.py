@@ -1,37 +1,28 @@
-"""Tasks, the worker that runs them, and the pool that hands them out; here the pool of one, in this process.
+"""The worker that runs tasks, and the pool that hands them out; here the pool of one, in this process.
 
 A task is a frozen record that can be pickled: arrays and names, nothing that is open or on a device. Running it is a
 generator: it yields `Progress` while it works and returns its result, which depends on the task alone, so that a task
-whose worker died can be run again elsewhere. Arrays are (3, H, W) float32 in [0, 1].
+whose worker died can be run again elsewhere; what earlier tasks have left with a worker only saves work. Arrays are
+(3, H, W) in [0, 1], float32 or, where the worker's precision is that, float64.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from parallel_nst.gatys import (
-    Progress,
-    StyleTargets,
-    measure_content,
-    measure_grams,
-    measure_style,
-    minimise,
-    objective,
-)
+from parallel_nst.gatys import Progress
 from parallel_nst.networks.backbones import Backbone
 from parallel_nst.networks.checkpoints import State, build_backbone
-from parallel_nst.optimizers import make_optimizer
-from parallel_nst.recipe import LayerWeights, Recipe
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 OnProgress = Callable[[int, Progress], None]  # (index of the task, what it did)
 
@@ -40,7 +31,7 @@ OnProgress = Callable[[int, Progress], None]  # (index of the task, what it did)
 class WorkerSpec:
     """What every worker of a pool is made of.
 
-    device: cpu or cuda. dtype: float32 or bfloat16. threads: of one worker. weights: by backbone's name.
+    device: cpu or cuda. dtype: float32, bfloat16 or float64. threads: of one worker. weights: by backbone's name.
     """
 
     device: str
@@ -65,6 +56,14 @@ class Worker:
         self.dtype: torch.dtype = getattr(torch, spec.dtype)
         self._weights = spec.weights
         self._backbones: dict[str, Backbone] = {}
+        self._run = ""
+        self._left: dict[Hashable, Any] = {}
+
+    def left_by(self, run: str) -> dict[Hashable, Any]:
+        """What earlier tasks of this run have left here for later ones; that of another run is dropped."""
+        if run != self._run:
+            self._run, self._left = run, {}
+        return self._left
 
     def set_threads(self, threads: int) -> None:
         """Threads from now on."""
@@ -74,13 +73,15 @@ class Worker:
         """The named backbone on this worker's device, built once."""
         if name not in self._backbones:
             network = build_backbone(name, self._weights[name]).to(self.device)
+            network = network.double() if self.dtype == torch.float64 else network
             self._backbones[name] = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._backbones[name]
 
     def image(self, pixels: np.ndarray) -> Tensor:
         """(3, H, W) array -> (1, 3, H, W) tensor on this worker's device; a copy, for a task's arrays may be
         read-only."""
-        return torch.from_numpy(np.array(pixels, np.float32, order="C"))[None].to(self.device)
+        precision = np.float64 if self.dtype == torch.float64 else np.float32
+        return torch.from_numpy(np.array(pixels, precision, order="C"))[None].to(self.device)
 
     def run(self, task: Task) -> Generator[Progress, None, Any]:
         """The task's own events and result."""
@@ -89,11 +90,15 @@ class Worker:
 
 @dataclass(frozen=True)
 class Crew:
-    """How many workers of how many threads, and why it is not what was asked for (None: it is)."""
+    """How many workers of how many threads, and why it is not what was asked for (None: it is).
+
+    memory: bytes that each may take, where a cluster says so.
+    """
 
     workers: int
     threads: int
     reason: str | None
+    memory: int | None = None
 
 
 def plan_crew(asked: int, tasks: int, slots: Sequence[int], unit: str = "core") -> Crew:
@@ -119,25 +124,67 @@ def keep_memory() -> None:
     """Let glibc keep freed memory instead of giving it back to the system, once for the process.
 
     Every optimiser step frees and allocates the same few large arrays; faulting their pages in again cost a fifth of
-    a step at 1024 px on two cores. Does nothing with another C library.
+    a step at 1024 px on two cores. Threads share one arena, for what another arena has freed serves nobody else. Does
+    nothing with another C library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, -1)
+        mallopt(M_ARENA_MAX, 1)
+
+
+class Shared(Protocol):
+    """A value that several tasks carry and that reaches a machine once, when a task there asks for it."""
+
+    def get(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """A shared value that never leaves this process."""
+
+    value: Any
+
+    def get(self) -> Any:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A task that wants the worker which has met all earlier tasks of the same pin, for what they have left there."""
+
+    pin: int
+    task: Task
 
 
 class Pool(Protocol):
     """Workers that take tasks.
 
-    spec: what they are made of. waited: seconds in which no task could run because no worker was up yet.
+    spec: what they are made of. size: how many there are, or will be.
+    waited: seconds in which no task could run because no worker was up yet.
+    moved: bytes of arrays that went to and came from other processes so far.
     """
 
     spec: WorkerSpec
+    size: int
     waited: float
+    moved: int
 
     def map(self, tasks: Sequence[Task], on_progress: OnProgress | None = None) -> Iterator[tuple[int, Any]]:
         """Run every task on any worker; (index, result) as they finish, in whatever order that is."""
+        ...
+
+    def map_pinned(self, tasks: Sequence[Pinned], on_progress: OnProgress | None = None) -> Iterator[tuple[int, Any]]:
+        """As `map`, but each task on the worker of its pin (pin modulo the size), in the order given for each worker.
+
+        A worker that died is replaced, and what its tasks had left there is lost: a task must say so in its result, or
+        be able to do without.
+        """
+        ...
+
+    def share(self, value: Any) -> Shared:
+        """A handle to `value` for tasks to carry in its stead."""
         ...
 
     def close(self) -> None:
@@ -150,12 +197,20 @@ class SerialPool:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
+        self.size = 1
         self.waited = 0.0
+        self.moved = 0
         self._worker = Worker(spec)
 
     def map(self, tasks: Sequence[Task], on_progress: OnProgress | None = None) -> Iterator[tuple[int, Any]]:
         for index, task in enumerate(tasks):
             yield index, run_here(self._worker, index, task, on_progress)
+
+    def map_pinned(self, tasks: Sequence[Pinned], on_progress: OnProgress | None = None) -> Iterator[tuple[int, Any]]:
+        return self.map([pinned.task for pinned in tasks], on_progress)
+
+    def share(self, value: Any) -> Shared:
+        return Here(value)
 
     def close(self) -> None:
         pass
@@ -177,66 +232,3 @@ def only(results: Iterator[tuple[int, Any]]) -> Any:
     """The result of a map over a single task."""
     ((_, result),) = results
     return result
-
-
-@dataclass(frozen=True)
-class MeasureStyle:
-    """Targets of a style image (3, H, W) -> StyleTargets, on the CPU."""
-
-    pixels: np.ndarray
-    backbone: str
-    layers: LayerWeights
-
-    def run(self, worker: Worker) -> Generator[Progress, None, StyleTargets]:
-        targets = measure_style(worker.backbone(self.backbone), worker.image(self.pixels), self.layers, worker.dtype)
-        return replace(targets, grams=on_device(targets.grams, "cpu"))
-        yield  # a generator, like every task
-
-
-@dataclass(frozen=True)
-class MeasureGrams:
-    """Gram means of a tile (3, H, W) at the style layers -> {layer: (C, C)}, on the CPU."""
-
-    pixels: np.ndarray
-    backbone: str
-    layers: LayerWeights
-
-    def run(self, worker: Worker) -> Generator[Progress, None, dict[str, Tensor]]:
-        grams = measure_grams(
-            worker.backbone(self.backbone), worker.image(self.pixels), self.layers.style, worker.dtype
-        )
-        return on_device(grams, "cpu")
-        yield
-
-
-@dataclass(frozen=True)
-class OptimiseTile:
-    """Gatys' optimisation of one tile, or of a whole picture, from `start` -> OptimisedTile."""
-
-    content: np.ndarray
-    start: np.ndarray
-    style: StyleTargets
-    layers: LayerWeights
-    recipe: Recipe
-    steps: int
-
-    def run(self, worker: Worker) -> Generator[Progress, None, OptimisedTile]:
-        backbone = worker.backbone(self.recipe.backbone)
-        content = measure_content(backbone, worker.image(self.content), self.layers.content, worker.dtype)
-        style = replace(self.style, grams=on_device(self.style.grams, worker.device))
-        loss = objective(backbone, style, content, self.recipe, self.layers, worker.dtype)
-        best = yield from minimise(loss, worker.image(self.start), make_optimizer(self.recipe), self.steps)
-        return OptimisedTile(best.image[0].cpu().numpy(), best.loss)
-
-
-@dataclass(frozen=True)
-class OptimisedTile:
-    """pixels (3, H, W) float32 in [0, 1], and the loss they have."""
-
-    pixels: np.ndarray
-    loss: float
-
-
-def on_device(grams: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
-    """The same matrices on another device."""
-    return {name: gram.to(device) for name, gram in grams.items()}

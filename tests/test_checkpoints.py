@@ -3,15 +3,34 @@
 import io
 import pickle
 import urllib.error
+from pathlib import Path
 
 import pytest
 import torch
 from networks import tiny_state
 from safetensors.torch import save_file
 
+from parallel_nst.images import read_image
 from parallel_nst.networks import checkpoints
-from parallel_nst.networks.backbones import VGG, VGG19_WIDTHS, Embedded
+from parallel_nst.networks.backbones import VGG, VGG16_WIDTHS, VGG19_WIDTHS, Embedded, ResNet, SqueezeNet
 from parallel_nst.networks.checkpoints import BACKBONES, build_backbone, load_weights, read_tensors, save_embedded
+
+SQUEEZENET = Path(__file__).parents[2] / "shared/data/weights/squeezenet1_0.safetensors"
+PHOTOS = Path(__file__).parents[2] / "shared/data/photos"
+CLASSES = {"n01440764": 0, "n01443537": 1}  # of ImageNet: tench and goldfish
+PUBLIC = {
+    "vgg16": lambda: VGG(VGG16_WIDTHS),
+    "vgg19": lambda: VGG(VGG19_WIDTHS),
+    "resnet50": ResNet,
+    "squeezenet": SqueezeNet,
+}
+
+
+def public_state(name):
+    """Weights in the form of the public file, classifier and all, drawn at random."""
+    classifier = "fc" if name == "resnet50" else "classifier.1"
+    rest = {f"{classifier}.weight": torch.zeros(10, 4), f"{classifier}.bias": torch.zeros(10)}
+    return PUBLIC[name]().state_dict() | rest
 
 
 @pytest.fixture
@@ -49,8 +68,55 @@ def test_eight_bits_keep_each_weight_within_half_a_step(tmp_path):
 
 def test_every_registered_backbone_has_layers_it_knows():
     for name, entry in BACKBONES.items():
-        network = VGG(VGG19_WIDTHS) if name == "vgg19" else build_backbone(name, load_weights(name))
+        network = PUBLIC[name]() if name in PUBLIC else build_backbone(name, load_weights(name))
         network.check_layers((*entry.layers.style, *entry.layers.content))
+        assert entry.layers.style and entry.layers.content
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_files_are_loaded_without_their_classifier(tmp_path, name):
+    state = public_state(name)
+    torch.save(state, tmp_path / "weights.pth")
+    backbone = build_backbone(name, load_weights(name, tmp_path / "weights.pth"))
+    reference = PUBLIC[name]()
+    reference.load_state_dict({key: state[key] for key in reference.state_dict()})
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    names = [*BACKBONES[name].layers.style]
+    image = torch.rand(1, 3, 40, 48)
+    with torch.no_grad():
+        expected = reference(image, names)
+    for layer, features in backbone(image, names).items():
+        torch.testing.assert_close(features, expected[layer], rtol=1e-4, atol=1e-4 * float(expected[layer].abs().max()))
+
+
+def test_public_files_are_found_at_torchvisions_address():
+    addresses = {name: entry.address.rsplit("/", 1) for name, entry in BACKBONES.items() if entry.file}
+    assert addresses.keys() == PUBLIC.keys()
+    assert {place for place, _ in addresses.values()} == {"https://download.pytorch.org/models"}
+    assert addresses["resnet50"][1] == "resnet50-0676ba61.pth"  # the first of torchvision's two sets of weights
+
+
+def test_the_number_of_batches_seen_may_be_missing(tmp_path):
+    state = {key: value for key, value in public_state("resnet50").items() if not key.endswith("num_batches_tracked")}
+    save_file(state, tmp_path / "weights.safetensors")
+    assert load_weights("resnet50", tmp_path / "weights.safetensors").keys() == state.keys()
+
+
+@pytest.mark.skipif(not (SQUEEZENET.exists() and PHOTOS.exists()), reason="needs trained weights and photographs")
+def test_trained_squeezenet_knows_what_is_in_a_photograph():
+    """Colours, keys and geometry are those that the weights were trained with: with its classifier put back, the
+    network names the first classes of ImageNet."""
+    backbone = build_backbone("squeezenet", load_weights("squeezenet", SQUEEZENET))
+    classifier = {key: value for key, value in read_tensors(SQUEEZENET).items() if key.startswith("classifier.")}
+    photos = sorted(PHOTOS.glob("n0144*"))[:2]
+    for path in photos:
+        image = torch.from_numpy(read_image(path).pixels.copy()).permute(2, 0, 1)[None]
+        features = backbone(image, ["fire9"])["fire9"]
+        scores = torch.relu(
+            torch.conv2d(features, *(classifier[f"classifier.1.{kind}"] for kind in ("weight", "bias")))
+        )
+        assert int(scores.mean((2, 3)).argmax()) == CLASSES[path.stem.split("_")[0]]
+    assert len(photos) == 2
 
 
 def test_the_embedded_weights_are_small_and_there():
@@ -97,6 +163,12 @@ def test_what_is_no_weights_is_refused_in_one_line_that_names_it(tmp_path, capsy
     ("name", "change", "words"),
     [
         ("vgg19", lambda state: state, "features.0.weight is missing"),
+        ("vgg19", lambda state: public_state("vgg16"), "features.16.weight is missing"),
+        ("vgg16", lambda state: public_state("squeezenet"), "features.0.weight has shape"),
+        ("squeezenet", lambda state: public_state("vgg19"), "features.0.weight has shape"),
+        ("resnet50", lambda state: public_state("squeezenet"), "conv1.weight is missing"),
+        ("resnet50", lambda state: ResNet(32).state_dict(), "conv1.weight has shape"),
+        ("resnet50", lambda state: public_state("resnet50") | {"bn9.bias": torch.zeros(1)}, "bn9.bias is not known"),
         ("embedded", lambda state: {"features.0.weight": torch.zeros(1)}, "block1.conv1.weight is missing"),
         ("embedded", lambda state: {**state, "block2.conv1.weight": torch.zeros(6, 5, 3, 3)}, "shape"),
         ("embedded", lambda state: {**state, "more": torch.zeros(1)}, "more is not known"),
@@ -111,7 +183,7 @@ def test_weights_of_another_network_are_refused(tmp_path, name, change, words):
 
 
 def test_an_unknown_backbone_is_named_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'vgg20'.*embedded, vgg19"):
+    with pytest.raises(ValueError, match=r"'vgg20'.*embedded, vgg16, vgg19, resnet50, squeezenet"):
         load_weights("vgg20")
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from parallel_nst import cli, pools
+from parallel_nst import cli, cli_progress, pools
 from parallel_nst.images import read_image, read_settings
+from parallel_nst.jobs import picture
+from parallel_nst.jobs.picture import PictureJob
 from parallel_nst.recipe import Recipe, TilingSpec
+from parallel_nst.stages import Status
 
 SMALL = ("--size", "32", "--steps", "1", "--scales", "1")
 FIELDS = [spec for record in (Recipe, TilingSpec) for spec in fields(record) if "help" in spec.metadata]
@@ -140,6 +143,41 @@ def test_json_is_one_object(paint: Pnst) -> None:
     parts = ("startup", "compute", "blend", "write", "shutdown")
     assert report["seconds"] == pytest.approx(sum(report[part] for part in parts))
     assert report["recipe"]["size"] == 32
+
+
+def test_every_flag_reaches_the_job(paint: Pnst, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[PictureJob] = []
+
+    def take(job: PictureJob, *rest: object) -> None:
+        jobs.append(job)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(picture, "stylize_file", take)
+    long_run = ("--memory", "4GiB", "--preview-every", 3, "--checkpoint-every", 5, "--resume", "--workers", 7)
+    refused(paint(*long_run), "seen")
+    refused(paint("--quality", 30, "--max-pixels", 9, "--weights", "w.pth", "--address", "auto"), "seen")
+    one, two = jobs
+    assert (one.memory, one.preview_every, one.checkpoint_every, one.resume, one.workers) == ("4GiB", 3, 5, True, 7)
+    assert (two.memory, two.preview_every, two.checkpoint_every, two.resume) == (None, None, None, False)
+    assert (two.quality, two.max_pixels, two.weights, two.address) == (30, 9, Path("w.pth"), "auto")
+    assert (one.content, one.style, one.output) == (Path("content.png"), Path("style.png"), Path("out.png"))
+
+
+def test_progress_says_the_speed_once_it_is_known() -> None:
+    status = Status(2, 3, 1, 4, 5, 10, 0.25, 0.5)
+    assert cli_progress.describe(status) == "scale 2/3  tiles 1/4  step 5/10  loss 0.2500"
+    assert cli_progress.describe(replace(status, steps_per_second=1.26)).endswith("loss 0.2500  1.3 steps/s")
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show = cli_progress.plain_progress()
+    show(0.5, "early")
+    monkeypatch.setattr(cli_progress, "PLAIN_SECONDS", 0.0)
+    show(0.0, "nothing done")
+    show(0.25, "later")
+    assert re.fullmatch(r" 25%  later  \d+ s left\n", capsys.readouterr().err)
 
 
 def test_quiet_prints_nothing(paint: Pnst) -> None:
@@ -263,7 +301,7 @@ MISTAKES: list[tuple[str, str, Callable[[], object] | None]] = [
     ("--output out.xyz", r"out\.xyz: suffix '\.xyz' .*\.png \.jpg", None),
     ("--output out", r"out: suffix '' .*\.png \.jpg", None),
     ("--output content.png", r"content\.png: would overwrite the input content\.png: choose another", None),
-    ("--tiles 0", r"tiles is '0'; give a number from 1 to 10000, or rows x columns such as 2x3", None),
+    ("--tiles 0", r"tiles is '0'; give a number from 1 to 10000, rows x columns such as 2x3, or auto", None),
     ("--tiles 99999999999999x2", r"tiles is '99999999999999x2'; give a number from 1 to 10000", None),
     ("--scales 100000", r"scales is 100000; give a whole number of at least 0 and at most 40", None),
     ("--tiles 2x0", r"tiles is '2x0'; give", None),
@@ -277,7 +315,7 @@ MISTAKES: list[tuple[str, str, Callable[[], object] | None]] = [
     ("--style-layers relu9_9", r"unknown layer 'relu9_9'; this backbone has relu1_1 ", None),
     ("--style-layers relu1_1=x", r"layer weight is 'relu1_1=x'; give NAME=NUMBER", None),
     ("--content-layers relu1_1=-1", r"relu1_1 is -1\.0; .*at least 0", None),
-    ("--backbone resnet", r"unknown backbone 'resnet'; known: embedded, vgg19", None),
+    ("--backbone resnet", r"unknown backbone 'resnet'; known: embedded, .*vgg19", None),
     ("--backbone vgg19", r"no weights of vgg19 here .*--weights FILE or put it at \S+, or use --backbone", None),
     ("--recipe own.toml", r"own\.toml: unknown key 'stepz'; known keys: size, ", write("own.toml", "stepz = 3")),
     ("--recipe own.toml", r"own\.toml: steps is 'ten'; give a whole number", write("own.toml", "steps = 'ten'")),
@@ -305,11 +343,17 @@ MISTAKES: list[tuple[str, str, Callable[[], object] | None]] = [
     ("--workers 0", r"workers is 0; give a whole number of at least 1", None),
     ("--workers all", r"workers is 'all'; give a whole number of at least 1", None),
     ("--quality 101", r"quality is 101; give a whole number from 1 to 100", None),
+    ("--preview-every 0", r"preview_every is 0; give a whole number of at least 1", None),
+    ("--checkpoint-every often", r"checkpoint_every is 'often'; give a whole number of at least 1", None),
+    ("--memory 4", r"memory is '4'; give a size with its unit, such as 4GiB", None),
+    ("--mode magic", r"mode is 'magic'; allowed: independent, exact", None),
+    ("--targets best", r"targets is 'best'; allowed: own, plain", None),
+    ("--sync-every -1", r"sync_every is -1; give a whole number of at least 0", None),
     ("--max-pixels 0", r"max_pixels is 0; give a whole number of at least 1", None),
     ("--size 0", r"size is '0'; give a number of px of at least 1, or full", None),
     ("--size -5", r"size is '-5'; give", None),
     ("--size 10000000", r"10000000x7500000 is too large, PNG holds at most 1000000", None),
-    ("--size 1000000 --output out.tif", r"size is 1000000: 1000000x750000 px take [\d,]+ GB .*smaller", None),
+    ("--size 1000000 --output out.tif", r"size is 1000000: 1000000x750000 px take [\d,.]+ GB .*smaller", None),
     ("--style-size 1000000", r"style_size is 1000000: \d+x1000000 px take", None),
     ("--dtype float16", r"dtype is 'float16'; allowed: auto, float32, bfloat16", None),
     ("--optimizer sgd", r"optimizer is 'sgd'; allowed: lbfgs, adam", None),
@@ -340,6 +384,65 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 def contents(folder: Path) -> dict[Path, Any]:
     """Every file with what is in it; the cache folder may come into being, empty."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+COMPARE_MISTAKES: list[tuple[str, str]] = [
+    ("--workers a,b", r"workers is 'a,b'; give whole numbers of at least 1 with commas between, such as 1,2,4"),
+    ("--workers 0", r"workers is '0'; give whole numbers"),
+    ("--workers 1,", r"workers is '1,'; give whole numbers"),
+    ("--workers=", r"workers is ''; give whole numbers"),
+    ("--repeats 0", r"repeats is 0; give a whole number of at least 1"),
+    ("--repeats often", r"repeats is 'often'; give a whole number of at least 1"),
+    ("--modes exact,magic", r"modes is 'magic'; allowed: independent, exact"),
+    ("--modes=", r"modes is ''; allowed: independent, exact"),
+    ("--tiles 1", r"tiles is '1', which is one tile on 32x24 px; give more to compare"),
+    ("--output style.png", r"style\.png: not a folder: choose another output"),
+    ("--output no/where", r"no/where: the folder cannot be made \(No such file or directory\): choose another output"),
+    ("--mode exact", r"[Nn]o such option: --mode"),
+    ("--content content.png", r"[Nn]o such option: --content"),
+    ("--steps few", r"steps is 'few'; give a whole number of at least 1"),
+    ("--backbone vgg19", r"no weights of vgg19 here"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), COMPARE_MISTAKES, ids=[row[0] for row in COMPARE_MISTAKES])
+def test_a_mistake_of_a_comparison_is_one_line_and_leaves_nothing(
+    pnst: Pnst, folder: Path, options: str, message: str
+) -> None:
+    before = {*folder.rglob("*")}
+    refused(pnst("compare", "content.png", "style.png", *SMALL, "--tiles", 4, *options.split()), message)
+    assert {*folder.rglob("*")} - {folder / "cache"} == before
+
+
+def test_pictures_to_compare_must_be_there(pnst: Pnst) -> None:
+    refused(pnst("compare", "nowhere.png", "style.png"), r"nowhere\.png: no such file")
+    refused(pnst("compare", "content.png"), r"Missing argument '(?i:style)'")
+
+
+def test_an_interrupted_comparison_leaves_nothing(pnst: Pnst, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*rest: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("parallel_nst.jobs.compare.stylize", stop)
+    monkeypatch.setattr(cli, "leave", sys.exit)  # which ends this process at once where Ray is loaded
+    run = pnst("compare", "content.png", "style.png", *SMALL, "--tiles", 4)
+    assert run == Run(cli.STOPPED, "", "pnst: stopped\n")
+    assert not (folder / "content-style-compare").exists()
+
+
+def test_a_comparison_on_one_core(pnst: Pnst, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parallel_nst.jobs.compare.release_memory", lambda: None)  # slow among a test run's objects
+    options = ("--tiles", 4, "--overlap", 4, "--workers", "1,2", "--repeats", 1)
+    run = pnst("compare", "content.png", "style.png", *SMALL, *options)
+    assert run.code == 0, run.err
+    for text in ("serial, 1 thread (best)", "exact, 1 worker", "independent, 1 worker", "32x24 px, 4 tiles, 1 round"):
+        assert text in run.out
+    assert "workers 1 of 2: there is 1 core" in run.out
+    assert "2 workers" not in run.out
+    written = folder / "content-style-compare"
+    assert {"comparison.csv", "comparison.json", "comparison.html"} <= {path.name for path in written.iterdir()}
+    quiet = pnst("compare", "content.png", "swirls", *SMALL, *options, "--modes", "exact", "--json", "--output", "out")
+    assert json.loads(quiet.out) == json.loads((folder / "out" / "comparison.json").read_text())
 
 
 def test_an_unknown_command_is_one_line(pnst: Pnst) -> None:

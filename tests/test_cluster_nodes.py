@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+
+from parallel_nst.gatys import Progress
+from parallel_nst.workers import Pinned, Worker, WorkerSpec
 
 pytestmark = pytest.mark.slow
 
@@ -169,7 +173,13 @@ class Nodes:
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory, ray_folder: Path) -> Iterator[Nodes]:
-    place = Place(tmp_path_factory.mktemp("nodes"), ray_folder)
+    with two_nodes(Place(tmp_path_factory.mktemp("nodes"), ray_folder)) as nodes:
+        yield nodes
+
+
+@contextmanager
+def two_nodes(place: Place) -> Iterator[Nodes]:
+    """A head and another, until they are no longer wanted."""
     port = free_port()
     address = f"127.0.0.1:{port}"
     common = "--block", "--num-cpus=1", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000"
@@ -249,6 +259,52 @@ def test_a_killed_worker_does_not_change_the_picture(place: Place) -> None:
     until(lambda: not place.processes(), "all processes have left", GONE)
 
 
+@dataclass(frozen=True)
+class Visit:
+    """Takes its time; the process id, and how many of its pin have been in that process before."""
+
+    pin: int
+
+    def run(self, worker: Worker) -> Generator[Progress, None, tuple[int, int]]:
+        left = worker.left_by("visits")
+        left[self.pin] = left.get(self.pin, -1) + 1
+        time.sleep(0.5)
+        return os.getpid(), left[self.pin]
+        yield
+
+
+def visit(address: str) -> None:
+    """Two calls of sixteen tasks of four pins, each result a line as soon as it is there."""
+    from parallel_nst.cluster.ray_pool import RayCluster, RayPool
+
+    pool = RayPool(RayCluster(address, 0), WorkerSpec("cpu", "float32", 1, {}), 2)
+    for call in range(2):
+        for index, found in pool.map_pinned([Pinned(n % 4, Visit(n % 4)) for n in range(16)]):
+            print(json.dumps([call, index, *found]), flush=True)
+    pool.close()
+
+
+def test_pinned_tasks_go_on_when_a_node_is_lost(place: Place) -> None:
+    """On the node that is left, and in the next call they find there what they left."""
+    with two_nodes(place) as nodes:
+        run = place.start(sys.executable, __file__, nodes.address, output=subprocess.PIPE)
+        assert run.stdout is not None
+        first = json.loads(run.stdout.readline())
+        until(lambda: len(nodes.at_work(place)) == 2, "both nodes have a worker")
+        node = psutil.Process(nodes.daemons[1].pid)
+        for process in [node, *node.children(recursive=True)]:
+            process.kill()
+        out, err = run.communicate(timeout=DEADLINE)
+        assert run.returncode == 0, err
+    told = [line for line in out.splitlines() if line.startswith("[")]  # Ray tells of the node in between
+    results = [first, *map(json.loads, told)]
+    assert sorted((call, index) for call, index, _, _ in results) == [(c, n) for c in range(2) for n in range(16)]
+    assert len({process for call, _, process, _ in results if call == 1}) == 1
+    visits = {pin: [n for call, index, _, n in results if call == 1 and index % 4 == pin] for pin in range(4)}
+    assert all(found == list(range(found[0], found[0] + 4)) for found in visits.values())
+    assert min(found[0] for found in visits.values()) > 0
+
+
 def long_up(place: Place) -> bool:
     """A raylet is there that has had the time to start."""
     return any(time.time() - process.create_time() > 6 for process in place.called("raylet"))
@@ -281,3 +337,7 @@ def test_ctrl_c_leaves_nothing_behind(place: Place, moment: str) -> None:
     assert "Traceback" not in err
     assert seconds < 10
     assert set(place.folder.iterdir()) == before
+
+
+if __name__ == "__main__":
+    visit(sys.argv[1])

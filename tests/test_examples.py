@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parallel_nst.cli import STYLES, bundled_style
+from parallel_nst.cli_options import STYLES, bundled_style
 from parallel_nst.images import Picture, read_image, write_image
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -13,6 +13,7 @@ from parallel_nst.images import Picture, write_image
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = ["--size", "48", "--steps", "1", "--scales", "1"]
+SMALLER = {"plan": ["--speed", "100"], "compare": [*SMALL, "--repeats", "1"]}
 
 
 def blocks(language):
@@ -35,8 +36,9 @@ def test_the_commands_run_as_written_one_after_the_other(folder, monkeypatch, ca
     for command in commands:
         program, verb, *options = shlex.split(command)
         assert program == "pnst"
-        one = ["--workers", "1"] if verb == "tile-run" else []  # Ray is tested elsewhere
-        monkeypatch.setattr("sys.argv", ["pnst", verb, *options, *SMALL, *one])
+        one = ["--workers", "1"] if verb in ("tile-run", "compare") else []  # Ray is tested elsewhere
+        small = SMALLER.get(verb, SMALL)
+        monkeypatch.setattr("sys.argv", ["pnst", verb, *options, *small, *one])
         with pytest.raises(SystemExit) as end:
             cli.main()
         assert end.value.code == 0, capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 from parallel_nst.recipe import TilingSpec
 from parallel_nst.tiles import (
     Blend,
+    Rect,
     borders,
     feather_mask,
     gather,
@@ -18,6 +19,7 @@ from parallel_nst.tiles import (
     scatter_add,
     squarest_grid,
     step_ratio,
+    whole_tile,
 )
 
 SIZES = [(1, 1), (3, 200), (64, 64), (97, 131), (256, 100)]
@@ -63,6 +65,57 @@ def test_four_tiles_of_a_photograph_by_number():
 def test_the_grid_has_the_squarest_tiles(count, height, width, grid):
     assert squarest_grid(count, height, width) in (grid, grid[::-1] if height == width else grid)
     assert grid_of(TilingSpec(tiles=f"{grid[0]}x{grid[1]}"), height, width) == grid
+
+
+def test_a_whole_picture_is_one_tile_without_borders():
+    tile = whole_tile(30, 40)
+    assert tile.core == tile.write == tile.read == Rect(0, 0, 30, 40)
+    assert tile.core.area == 1200 and borders([tile]) == ([], [])
+
+
+def test_a_rectangle_within_another_and_back():
+    inner, outer = Rect(10, 20, 30, 60), Rect(8, 16, 40, 64)
+    assert inner.within(outer) == Rect(2, 4, 22, 44)
+    assert (inner.height, inner.width, inner.area) == (20, 40, 800)
+    assert inner.moved(-5).moved(5) == inner and inner.moved(3) == Rect(13, 23, 33, 63)
+
+
+def test_what_a_tile_contributes_can_be_its_core():
+    tile = plan_tiles(96, 96, (2, 2), overlap=8, halo=8, align=8)[3]
+    assert tile.written.core == tile.written.write == tile.write != tile.core
+    assert (tile.written.read, tile.written.index) == (tile.read, tile.index)
+
+
+def test_a_moved_tile_is_the_same_tile_elsewhere():
+    tile = plan_tiles(96, 96, (2, 2), overlap=8, halo=8, align=8)[3]
+    moved = tile.moved(-16)
+    assert moved.index == tile.index
+    assert moved.read.within(moved.core) == tile.read.within(tile.core)
+    assert moved.write.within(moved.core) == tile.write.within(tile.core)
+
+
+@pytest.mark.parametrize("rounds_up", [True, False])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize(("stride", "align"), [(1, 8), (4, 8), (8, 8)])
+def test_the_positions_of_the_cores_partition_a_layer(height, width, grid, stride, align, rounds_up):
+    """Whether the layer drops what is left at the end of a picture or gives it a position of its own."""
+
+    def positions(length):
+        return -(-length // stride) if rounds_up else length // stride
+
+    count = np.zeros((positions(height), positions(width)), int)
+    for tile in plan_tiles(height, width, grid, halo=16, align=align):
+        rows, columns = tile.positions(stride, height, width)
+        top, left = tile.read.top // stride, tile.read.left // stride
+        features = count[top : top + positions(tile.read.height), left : left + positions(tile.read.width)]
+        features[rows, columns] += 1
+    assert (count == 1).all()
+
+
+def test_gather_is_a_view():
+    image = np.zeros((3, 20, 20))
+    assert np.shares_memory(gather(image, Rect(2, 3, 9, 8)), image)
 
 
 def test_gather_and_scatter_add_are_adjoint():

@@ -1,35 +1,33 @@
-"""Tasks, the serial pool, and how many workers a run gets."""
+"""The worker and what is left with it, the serial pool, and how many workers a run gets."""
 
-import pickle
+from collections.abc import Generator
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from networks import LAYERS, tiny_state
+from networks import tiny_state
 
-from parallel_nst.recipe import Recipe
-from parallel_nst.workers import (
-    Crew,
-    MeasureGrams,
-    MeasureStyle,
-    OptimiseTile,
-    SerialPool,
-    Worker,
-    WorkerSpec,
-    only,
-    plan_crew,
-)
+from parallel_nst.gatys import Progress
+from parallel_nst.workers import Crew, Pinned, SerialPool, Worker, WorkerSpec, only, plan_crew
 
 SPEC = WorkerSpec(device="cpu", dtype="float32", threads=1, weights={"embedded": tiny_state()})
 
 
-def picture(seed, height=24, width=20):
-    return np.random.default_rng(seed).random((3, height, width), np.float32)
+@dataclass(frozen=True)
+class Count:
+    """Counts the tasks of its run that its worker has met -> (name, so many)."""
 
+    name: str
+    run_name: str = "run"
+    steps: int = 1
 
-def tile_task(steps=3):
-    style = only(SerialPool(SPEC).map([MeasureStyle(picture(1), "embedded", LAYERS)]))
-    return OptimiseTile(picture(2), picture(2), style, LAYERS, Recipe(), steps)
+    def run(self, worker: Worker) -> Generator[Progress, None, tuple[str, int]]:
+        for step in range(1, self.steps + 1):
+            yield Progress(step, self.steps, 0.0)
+        left = worker.left_by(self.run_name)
+        left["met"] = left.get("met", 0) + 1
+        return self.name, left["met"]
 
 
 @pytest.mark.parametrize(
@@ -57,37 +55,44 @@ def test_a_crew_always_fits(slots):
             assert sum(slot // crew.threads for slot in slots) >= crew.workers
 
 
-def test_tasks_travel():
-    task = tile_task()
-    assert pickle.loads(pickle.dumps(task)).recipe == task.recipe
-
-
-def test_a_task_gives_the_same_result_on_any_worker():
-    task = tile_task()
-    first, second = (only(SerialPool(SPEC).map([task])) for _ in range(2))
-    assert np.array_equal(first.pixels, second.pixels) and first.loss == second.loss
-    assert first.pixels.shape == task.start.shape and first.pixels.dtype == np.float32
-
-
-def test_read_only_arrays_do():
-    task = tile_task()
-    task.start.setflags(write=False)
-    only(SerialPool(SPEC).map([task]))
-
-
 def test_results_come_with_their_index_and_progress_with_their_steps():
     seen = []
-    pool = SerialPool(SPEC)
-    results = dict(pool.map([tile_task(2), tile_task(3)], lambda index, event: seen.append((index, event.step))))
-    assert sorted(results) == [0, 1]
+    tasks = [Count("a", steps=2), Count("b", steps=3)]
+    results = list(SerialPool(SPEC).map(tasks, lambda index, event: seen.append((index, event.step))))
+    assert [(index, name) for index, (name, _) in results] == [(0, "a"), (1, "b")]
     assert seen == [(0, 1), (0, 2), (1, 1), (1, 2), (1, 3)]
 
 
-def test_measured_grams_are_the_style_targets():
+def test_pinned_tasks_meet_the_worker_that_met_those_before():
+    pool, seen = SerialPool(SPEC), []
+    for expected in (1, 2):
+        results = dict(pool.map_pinned([Pinned(7, Count("a")), Pinned(3, Count("b"))], lambda i, _: seen.append(i)))
+        assert results == {0: ("a", 2 * expected - 1), 1: ("b", 2 * expected)}
+    assert seen == [0, 1, 0, 1]
+
+
+def test_what_a_run_has_left_is_dropped_when_another_begins():
+    worker = Worker(SPEC)
+    worker.left_by("first")["graph"] = 1
+    assert worker.left_by("first") == {"graph": 1}
+    assert worker.left_by("second") == {}
+    assert worker.left_by("first") == {}
+
+
+def test_a_shared_value_of_one_process_is_the_value_itself():
+    value = np.zeros(3)
+    assert SerialPool(SPEC).share(value).get() is value
+
+
+def test_a_pool_of_one_says_so():
     pool = SerialPool(SPEC)
-    style = only(pool.map([MeasureStyle(picture(1), "embedded", LAYERS)]))
-    grams = only(pool.map([MeasureGrams(picture(1), "embedded", LAYERS)]))
-    assert all(torch.equal(grams[name], style.grams[name]) for name in LAYERS.style)
+    assert (pool.size, pool.spec, pool.moved, pool.waited) == (1, SPEC, 0, 0)
+
+
+def test_only_takes_one_result():
+    assert only(iter([(0, "x")])) == "x"
+    with pytest.raises(ValueError):
+        only(iter([(0, "x"), (1, "y")]))
 
 
 def test_a_worker_builds_a_backbone_once():
@@ -95,8 +100,25 @@ def test_a_worker_builds_a_backbone_once():
     assert worker.backbone("embedded") is worker.backbone("embedded")
 
 
-def test_bfloat16_comes_near_float32():
-    task = tile_task(5)
-    half = WorkerSpec("cpu", "bfloat16", 1, SPEC.weights)
-    exact, near = only(SerialPool(SPEC).map([task])), only(SerialPool(half).map([task]))
-    assert near.loss == pytest.approx(exact.loss, rel=0.1)
+@pytest.mark.parametrize(
+    ("name", "image", "weights"),
+    [
+        ("float32", torch.float32, torch.float32),
+        ("bfloat16", torch.float32, torch.float32),
+        ("float64", torch.float64, torch.float64),
+    ],
+)
+def test_images_and_weights_are_in_the_workers_precision(name, image, weights):
+    worker = Worker(WorkerSpec("cpu", name, 1, SPEC.weights))
+    pixels = np.random.default_rng(0).random((3, 4, 5))
+    assert worker.image(pixels).dtype == image
+    assert worker.image(pixels).shape == (1, 3, 4, 5)
+    assert next(worker.backbone("embedded").parameters()).dtype == weights
+
+
+def test_an_image_is_a_copy_and_may_come_from_what_cannot_be_written():
+    pixels = np.zeros((4, 5, 3), np.float32)
+    pixels.setflags(write=False)
+    image = Worker(SPEC).image(pixels.transpose(2, 0, 1))
+    image += 1
+    assert image.is_contiguous() and pixels.max() == 0

@@ -1,1 +1,12 @@
 """The only place that knows Ray."""
+
+import os
+
+# Ray reads its settings when it is imported. Workers would otherwise run at niceness 15, and the notices of deaths that
+# the pool handles itself would appear on standard output.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("RAY_enable_output_error_log_if_still_retry", "0")
+# Ray 2.60 leaves the list of visible GPUs alone for a worker that asked for none, and older ones empty it; 0 is the
+# newer way, without the older one's warning that it will change.
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from parallel_nst.images import check_output, read_image, write_image
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+
+from parallel_nst.images import Picture, check_output, fit, read_image, resize, write_image
 from parallel_nst.networks.checkpoints import build_backbone, load_weights
+from parallel_nst.planning import driver_bytes, parse_memory, worker_share
 from parallel_nst.pools import open_pool
 from parallel_nst.recipe import Recipe
-from parallel_nst.stylize import OnStatus, ScalePlan, chosen_layers, plan_scales, stylize
+from parallel_nst.scales import chosen_layers, final_size, most_tiles, settled
+from parallel_nst.snapshots import Snapshot, load_snapshot, save_snapshot
+from parallel_nst.stages import OnStatus, Watch
+from parallel_nst.stylize import Stylised, budget_for, stylize
+from parallel_nst.workers import Crew
 
-PICTURES = 4  # in memory at once, at least: content, start, sum of tiles, one to resize
+PREVIEW = 512  # px, longest side
+PREVIEW_QUALITY = 85
 
 
 @dataclass(frozen=True)
 class PictureJob:
     """What to stylise, and with what.
 
-    weights: a file of the backbone's weights; None: the registry's. workers, address: see `pools.open_pool`.
+    weights: a file of the backbone's weights; None: the registry's.
+    workers, address, in_process: see `pools.open_pool`.
     max_pixels: None keeps Pillow's limit against decompression bombs.
+    memory: what the run may take, such as 4GiB; on a cluster, each worker; None: what there is.
+    preview_every: write a small picture beside the output every so many steps. checkpoint_every: write a snapshot
+    beside it, from which `resume` goes on.
     """
 
     content: Path
@@ -35,6 +48,19 @@ class PictureJob:
     address: str | None = None
     max_pixels: int | None = None
     quality: int = 95
+    memory: str | None = None
+    preview_every: int | None = None
+    checkpoint_every: int | None = None
+    resume: bool = False
+    in_process: bool = False
+
+    @property
+    def preview(self) -> Path:
+        return self.output.with_name(f"{self.output.stem}.preview.jpg")
+
+    @property
+    def snapshot(self) -> Path:
+        return self.output.with_name(f"{self.output.name}.snapshot")
 
 
 @dataclass(frozen=True)
@@ -47,6 +73,7 @@ class PictureReport:
     output: str
     width: int
     height: int
+    mode: str
     tiles: int
     workers: int
     threads: int
@@ -69,63 +96,140 @@ def stylize_file(
     """Read, stylise, write. notify: takes each line the user should be told. began: `time.perf_counter()` at the
     program's start. ValueError or OSError, in one line, for anything the user can put right."""
     began = time.perf_counter() if began is None else began
-    check_output(job.output, inputs=[job.content, job.style])
+    memory = None if job.memory is None else parse_memory(job.memory)
+    for path in (job.output, *([job.preview] if job.preview_every else [])):
+        check_output(path, inputs=[job.content, job.style])
     weights = load_weights(job.recipe.backbone, job.weights)
     backbone = build_backbone(job.recipe.backbone, weights)
     layers = chosen_layers(job.recipe, backbone)
-    content = read_image(job.content, max_pixels=job.max_pixels)
-    style = read_image(job.style, max_pixels=job.max_pixels)
-    for path, picture in ((job.content, content), (job.style, style)):
-        if picture.note:
-            notify(f"{path}: {picture.note}")
-    plans = plan_scales(content.size, style.size, job.recipe, layers, backbone)
-    check_output(job.output, size=plans[-1].size)
-    check_memory(plans[-1])
-    tasks = max(len(plan.tiles) for plan in plans)
-    pool, crew = open_pool(job.recipe, workers=job.workers, address=job.address, weights=weights, tasks=tasks)
+    content, style = read_inputs(job, memory, notify)
+    pool, crew = open_pool(
+        job.recipe,
+        workers=job.workers,
+        address=job.address,
+        weights=weights,
+        tasks=most_tiles(content.size, job.recipe),
+        pixels=math.prod(final_size(content.size, job.recipe)),
+        in_process=job.in_process,
+    )
     try:
         if crew.reason:
             notify(crew.reason)
-        startup = time.perf_counter() - began
-        result = stylize(content, style, job.recipe, pool, on_status)
-        written = time.perf_counter()
-        for note in write_image(job.output, result.picture, settings=job.recipe.to_toml(), quality=job.quality):
+        share = memory_share(job, memory, crew, content.size)
+        budget = budget_for(content.size, job.recipe, layers, backbone, pool.spec, pool.size, share)
+        recipe = settled(content.size, job.recipe, layers, backbone, budget)
+        identity = identity_of(job, recipe)
+        resume = resumed(job, identity, notify) if job.resume else None
+        watch = watch_of(job, identity, on_status)
+        started = time.perf_counter()
+        result = stylize(content, style, recipe, pool, watch, budget=budget, resume=resume)
+        painted = time.perf_counter()
+        for note in write_image(job.output, result.picture, settings=recipe.to_toml(), quality=job.quality):
             notify(f"{job.output}: {note}")
-        closing = time.perf_counter()
+        job.snapshot.unlink(missing_ok=True)
+        written = time.perf_counter()
     finally:
         pool.close()
+    return report_of(job, crew, result, pool.waited, (began, started, painted, written, time.perf_counter()))
+
+
+def read_inputs(job: PictureJob, memory: int | None, notify: Callable[[str], None]) -> tuple[Picture, Picture]:
+    """Content and style image, once it is known that what becomes of them can be held and written."""
+    content, style = (read_image(path, max_pixels=job.max_pixels) for path in (job.content, job.style))
+    for path, picture in ((job.content, content), (job.style, style)):
+        if picture.note:
+            notify(f"{path}: {picture.note}")
+    check_output(job.output, size=final_size(content.size, job.recipe))
+    check_memory(content.size, style.size, job.recipe, memory)
+    return content, style
+
+
+def report_of(
+    job: PictureJob, crew: Crew, result: Stylised, waited: float, times: tuple[float, float, float, float, float]
+) -> PictureReport:
+    """What came of a job. waited: seconds for workers; times: when it began, started painting, had painted, had
+    written and had closed."""
+    began, started, painted, written, closed = times
     width, height = result.picture.size
     return PictureReport(
         output=str(job.output),
         width=width,
         height=height,
+        mode="exact" if result.exact else "independent",
         tiles=result.tiles,
         workers=crew.workers,
         threads=crew.threads,
         loss=result.loss,
         step_ratio=None if math.isnan(result.step_ratio) else float(result.step_ratio),
-        startup=startup + pool.waited,
-        compute=result.compute_seconds - pool.waited,
+        startup=started - began + waited,
+        compute=result.compute_seconds - waited,
         blend=result.blend_seconds,
-        write=closing - written,
-        shutdown=time.perf_counter() - closing,
+        write=written - painted,
+        shutdown=closed - written,
     )
 
 
-def check_memory(plan: ScalePlan) -> None:
-    """ValueError for a scale whose pictures alone are more than the memory of this machine."""
-    if not hasattr(os, "sysconf"):
-        return
-    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for name, size in (("size", plan.size), ("style_size", plan.style_size)):
-        need = PICTURES * 12 * math.prod(size)  # three channels of 4 bytes
+def check_memory(content: tuple[int, int], style: tuple[int, int], recipe: Recipe, memory: int | None) -> None:
+    """ValueError for a picture whose optimisation alone takes more than the memory that was given, or that this machine
+    has."""
+    have = memory or int(psutil.virtual_memory().total)
+    longest = recipe.size or max(content)
+    for name, size in (("size", fit(content, longest)), ("style_size", fit(style, recipe.style_size or longest))):
+        need = driver_bytes(size[1], size[0], recipe)
         if need > have:
+            whose = "--memory allows" if memory else "this machine has"
             raise ValueError(
-                f"{name} is {max(size)}: {size[0]}x{size[1]} px take {need / 1e9:,.0f} GB or more, this machine has "
-                f"{have / 1e9:,.0f}; give a smaller one"
+                f"{name} is {max(size)}: {size[0]}x{size[1]} px take {need / 1e9:,.1f} GB or more, {whose} "
+                f"{have / 1e9:,.1f}; give {'a smaller one' if driver_bytes(1, 1, recipe) <= have else 'more memory'}"
             )
 
 
+def memory_share(job: PictureJob, memory: int | None, crew: Crew, content: tuple[int, int]) -> int | None:
+    """Bytes that a worker may take; None: its share of what this machine has."""
+    if job.address is not None:
+        return memory or crew.memory
+    if memory is None:
+        return None
+    width, height = final_size(content, job.recipe)
+    ray = not job.in_process and crew.workers > 1
+    return worker_share(memory, height, width, job.recipe, crew.workers, ray=ray)
+
+
+def identity_of(job: PictureJob, recipe: Recipe) -> str:
+    """A digest of all that the picture depends on."""
+    digest = hashlib.sha256(recipe.digest().encode())
+    for path in (job.content, job.style, *([job.weights] if job.weights else [])):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def resumed(job: PictureJob, identity: str, notify: Callable[[str], None]) -> Snapshot | None:
+    """The snapshot beside the output; None, and a word about it, when there is none."""
+    if not job.snapshot.exists():
+        notify(f"{job.snapshot} is not there; starting from the beginning")
+        return None
+    snapshot = load_snapshot(job.snapshot, identity)
+    notify(f"{job.snapshot}: going on at scale {snapshot.scale + 1} after step {snapshot.step}")
+    return snapshot
+
+
+def watch_of(job: PictureJob, identity: str, on_status: OnStatus | None) -> Watch:
+    """Progress, previews and snapshots as the job wants them."""
+    return Watch(
+        on_status=on_status,
+        preview_every=job.preview_every or 0,
+        on_preview=lambda pixels: write_preview(job.preview, pixels),
+        snapshot_every=job.checkpoint_every or 0,
+        on_snapshot=lambda snapshot: save_snapshot(job.snapshot, snapshot, identity),
+    )
+
+
+def write_preview(path: Path, pixels: np.ndarray) -> None:
+    """A small JPEG of an image (H, W, 3)."""
+    size = fit((pixels.shape[1], pixels.shape[0]), min(PREVIEW, max(pixels.shape)))
+    write_image(path, Picture(resize(pixels, size)), quality=PREVIEW_QUALITY)
+
+
 def untiled(recipe: Recipe) -> Recipe:
-    """The same recipe in one piece."""
-    return replace(recipe, tiling=replace(recipe.tiling, tiles="1"))
+    """The same recipe as one objective; in one piece where that fits the memory."""
+    return replace(recipe, tiling=replace(recipe.tiling, mode="exact", tiles="auto"))

@@ -1,0 +1,190 @@
+"""A connection to Ray: starting one on this machine or joining one that is there, and leaving nothing behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import sys
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+from typing import NoReturn
+
+import ray
+from ray.exceptions import RayError
+
+START_TRIES = 2  # Ray gives up when its node is not up within 30 s, as on a machine that is busy
+OBJECT_STORE = 512 << 20  # bytes; a run has a few tiles in flight, not a third of the memory
+LEAST_OBJECT_STORE = 80 << 20  # bytes; Ray refuses less than 75 MiB
+TOKEN = secrets.token_hex(32)  # of local Rays; one for the process, because Ray reads it only once
+AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+
+
+class RayCluster:
+    """A connection to Ray: one of our own, started in the background and stopped with us, or one that is there.
+
+    address: None starts a local Ray; `auto` or `host:port` joins. Nothing is ever joined without an address. Ray puts
+    a local cluster behind a token; ours is in the environment, so that no file is left in the home folder (where it
+    would change how a later `ray start` behaves).
+    """
+
+    def __init__(self, address: str | None, cores: int, store: int = OBJECT_STORE) -> None:
+        """cores, store: of a local Ray, how many workers' threads it holds and bytes of its object store, where tasks,
+        results and shared values lie; what does not fit is moved to the disk. A Ray that is there has its own."""
+        self.local = address is None
+        if address is not None:
+            check_address(address)
+        self._up: Future[None] = Future()
+        self._leave = Event()
+        self._begin = partial(start_local, cores, store) if address is None else partial(connect, address)
+        self._environment: dict[str, str | None] = {}
+        # Not a pool's thread, for which Python would wait at its end.
+        self._thread = Thread(target=self._live, daemon=True)
+        CLUSTERS.append(self)
+        self._thread.start()
+
+    def _live(self) -> None:
+        """From beginning to end."""
+        for other in CLUSTERS[: CLUSTERS.index(self)]:
+            if other._leave.is_set():  # it was closed before it was up
+                other._join()
+        self._environment = {key: os.environ.get(key) for key in AUTH}
+        self._try(START_TRIES)
+
+    def _try(self, tries: int) -> None:
+        """Begin, and if that works live on, all in one thread: Ray's processes die with the thread that started them.
+        So a start that failed leaves nothing to the next, which is made in another thread."""
+        try:
+            self._begin()
+        except Exception as error:
+            if self.local and tries > 1 and not self._leave.is_set():
+                self._thread = Thread(target=self._try, args=(tries - 1,), daemon=True)
+                self._thread.start()
+                return
+            self._up.set_exception(error)
+        else:
+            self._up.set_result(None)
+        self._leave.wait()
+        self._end()
+
+    def _end(self) -> None:
+        if self.local:
+            kill_autoscaler()
+        ray.shutdown()
+        for key, value in self._environment.items():
+            os.environ.pop(key, None) if value is None else os.environ.update({key: value})
+        CLUSTERS.remove(self)
+
+    def _join(self) -> None:
+        """Wait until all has ended; a start that failed may have passed on to another thread."""
+        while self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def starting(self) -> bool:
+        """Whether Ray is neither up nor known to have failed."""
+        return not self._up.done()
+
+    def wait(self) -> None:
+        """Until Ray is up; ValueError when it could not start or be joined."""
+        self._up.result()
+
+    def slots(self, resource: str) -> list[int]:
+        """Whole units of CPU or GPU on each living node."""
+        self.wait()
+        return [int(n["Resources"].get(resource, 0)) for n in ray.nodes() if n["Alive"]]
+
+    def close(self) -> None:
+        """Leave the cluster; a local Ray ends. One that is still starting does so as soon as it is up, in the
+        background; a program that ends before calls `end_program`."""
+        self._leave.set()
+        if not self.starting:
+            self._join()
+
+
+CLUSTERS: list[RayCluster] = []  # of this process, until they are left
+
+
+def end_program(code: int) -> NoReturn:
+    """End this process and all that it started, at once: a Ray that is still starting can be ended in no other way
+    without waiting for it."""
+    for file in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            file.flush()
+    import psutil  # type: ignore[import-untyped]  # Ray brings it along: there once Ray has been imported
+
+    for process in reversed(psutil.Process().children(recursive=True)):  # children before their parents
+        with suppress(psutil.Error):
+            process.kill()
+    os._exit(code)
+
+
+def start_local(cores: int, store: int) -> None:
+    """A Ray on this machine that ends with this program; ValueError, in one line, when it cannot start."""
+    os.environ.setdefault("RAY_AUTH_TOKEN", TOKEN)
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cores,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=max(store, LEAST_OBJECT_STORE),
+            namespace="pnst",
+        )
+    except Exception as error:  # of many kinds: Ray lets those of its parts through
+        raise ValueError(f"Ray could not start here: {first_line(error)}; --workers 1 needs no Ray") from None
+
+
+def kill_autoscaler() -> None:
+    """Kill the autoscaler of a local Ray, which has nothing to scale. It is slow to heed SIGTERM: `ray.shutdown` would
+    wait a second for it, then kill it."""
+    import psutil
+
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):
+            programs = [Path(part) for part in process.cmdline()]
+            if any(program.name == "monitor.py" and "autoscaler" in program.parts for program in programs):
+                process.kill()
+
+
+def check_address(address: str) -> None:
+    """ValueError when nothing listens at host:port, before Ray spends half a minute on finding out."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in address:
+        raise ValueError(f"address is {address!r}; give auto or host:port of a Ray head, such as 10.0.0.1:6379")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"no Ray answers at {address} ({error}); start one with 'ray start --head' or leave --address out"
+        ) from None
+
+
+def connect(address: str) -> None:
+    """Join a cluster; ValueError, in one line, when that fails."""
+    try:
+        ray.init(address=address, namespace="pnst", log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise ValueError(
+            f"cannot join Ray at {address}: {first_line(error)}; is it a Ray head of version {ray.__version__}, "
+            "with the same RAY_AUTH_MODE and token?"
+        ) from None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a message, or the error's kind."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def last_line(error: Exception) -> str:
+    """The last line of a message: of a traceback, the error itself."""
+    text = str(error).strip()
+    return text.splitlines()[-1] if text else type(error).__name__

@@ -1,0 +1,97 @@
+"""Vectors as large as an image, in half precision and a chunk at a time: what the optimisers compute with.
+
+A chunk of several vectors fits into a core's cache, and nothing as large as the image is made on the way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CHUNK = 2**17  # elements worked on at a time, whatever the size of the image: some of them fit into a core's cache
+
+
+@dataclass(frozen=True, eq=False)
+class Vector:
+    """`values` times 2^exponent: the largest lies in [2^14, 2^15), so that half precision, which ends at 65504, rounds
+    by at most 2^-12 of a value all the way down to 2^-29 of the largest."""
+
+    values: Tensor
+    exponent: int = 0
+
+    def real(self) -> Tensor:
+        """As an image-shaped tensor: float32 where the values are in half precision."""
+        return wide(self.values) * 2.0**self.exponent
+
+
+def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of the same few elements of contiguous tensors of one shape, one chunk after another."""
+    flat = [tensor.view(-1) for tensor in tensors]
+    size = CHUNK if flat[0].device.type == "cpu" else 32 * CHUNK  # a GPU wants fewer and larger launches
+    for start in range(0, flat[0].numel(), size):
+        yield tuple(tensor[start : start + size] for tensor in flat)
+
+
+def wide(values: Tensor) -> Tensor:
+    """In at least float32."""
+    return values.float() if values.dtype == torch.float16 else values
+
+
+def peak(values: Tensor) -> float:
+    """Largest magnitude; NaN or infinite if a value is."""
+    ends = [torch.stack(torch.aminmax(part)).abs().max() for (part,) in chunks(values)]
+    return float(torch.stack(ends).max())
+
+
+def exponent(largest: float) -> int:
+    """The power of two that brings this magnitude into [2^14, 2^15), as far as float32 can hold its inverse."""
+    return max(-100, math.frexp(largest)[1] - 15) if largest > 0 else 0
+
+
+def stored(values: Tensor, precision: torch.dtype) -> Vector:
+    """A contiguous tensor as a vector, in its memory or in half of it."""
+    power = exponent(peak(values))
+    return Vector(values.mul_(2.0**-power).to(precision), power)
+
+
+def difference(later: Tensor, earlier: Tensor, largest: float, buffer: Tensor) -> Vector:
+    """later - earlier, whose largest magnitude is known, in the memory of `buffer`."""
+    power = exponent(largest)
+    for a, b, out in chunks(later, earlier, buffer):
+        out.copy_((a - b).mul_(2.0**-power))
+    return Vector(buffer, power)
+
+
+def extended(known: Tensor, basis: Sequence[Vector]) -> Tensor:
+    """Inner products (n, n) of n vectors, float64, those of the first few being known already."""
+    new = basis[len(known) :]
+    values = [vector.values for vector in basis]
+    rows = torch.zeros(len(basis), len(new), dtype=torch.float64, device=values[0].device if values else None)
+    for parts in chunks(*values) if new else ():
+        others = torch.stack([wide(part) for part in parts[len(known) :]])
+        for row, part in zip(rows, parts, strict=True):
+            row += others @ wide(part)
+    powers = torch.tensor([2.0**vector.exponent for vector in basis], dtype=torch.float64)
+    right = rows.cpu() * powers[:, None] * powers[len(known) :]
+    return torch.cat([torch.cat([known, right[: len(known)].T]), right], dim=1)
+
+
+def combine(image: Tensor, basis: Sequence[Vector], coefficients: Tensor, buffer: Tensor) -> Tensor:
+    """image + the sum of coefficients times vectors, in the memory of `buffer`."""
+    factors = [c * 2.0**vector.exponent for c, vector in zip(coefficients.tolist(), basis, strict=True)]
+    for x, out, *parts in chunks(image, buffer, *(vector.values for vector in basis)):
+        move = torch.zeros_like(x)
+        for part, factor in zip(parts, factors, strict=True):
+            move.add_(part, alpha=factor)
+        torch.add(x, move, out=out)
+    return buffer
+
+
+def rms(values: Tensor) -> float:
+    """Root mean square over all elements."""
+    norms = [torch.linalg.vector_norm(part, dtype=torch.float64) for (part,) in chunks(values)]
+    return float(torch.stack(norms).norm()) / math.sqrt(values.numel())
