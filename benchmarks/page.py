@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import platform
 import statistics
+import tempfile
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from parallel_nst.pools import usable_cores
-
 
 def machine() -> str:
     """Processor, cores and versions, as a line of text."""
+    from parallel_nst.pools import usable_cores  # loads PyTorch, whose pages a program that measures memory would share
+
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -36,9 +37,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def write(program: str, title: str, parts: Iterable[str]) -> Path:
-    """The page beside the program: tiles.py writes tiles.md."""
-    path = Path(program).with_suffix(".md")
+def write(program: str, title: str, parts: Iterable[str], *, quick: bool = False) -> Path:
+    """The page beside the program: tiles.py writes tiles.md. quick: among the temporary files, so that a run which only
+    shows that the program works does not take the place of its results."""
+    path = (Path(tempfile.gettempdir()) / Path(program).name if quick else Path(program)).with_suffix(".md")
     text = [f"# {title}", f"Written by `benchmarks/{Path(program).name}`. {machine()}.", *parts]
     path.write_text("\n\n".join(text) + "\n", encoding="utf-8")
     return path

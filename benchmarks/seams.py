@@ -14,14 +14,16 @@ from pathlib import Path
 import numpy as np
 import page
 
-from parallel_nst.cli import bundled_content, bundled_style
+from parallel_nst.cli_options import bundled_content, bundled_style
 from parallel_nst.images import Picture, read_image, write_image
 from parallel_nst.jobs.picture import untiled
 from parallel_nst.networks.checkpoints import build_backbone, load_weights
 from parallel_nst.pools import open_pool
 from parallel_nst.recipe import Recipe, TilingSpec
-from parallel_nst.stylize import chosen_layers, plan_scales, stylize
+from parallel_nst.scales import chosen_layers, plan_scales
+from parallel_nst.stylize import budget_for, stylize
 from parallel_nst.tiles import Tile, overlap_sharpness, step_ratio
+from parallel_nst.workers import WorkerSpec
 
 
 def figures(pixels: np.ndarray, tiles: list[Tile], overlap: int) -> tuple[float, float]:
@@ -39,6 +41,16 @@ def stylised(content: Picture, style: Picture, recipe: Recipe) -> Picture:
         pool.close()
 
 
+def finest_tiles(content: Picture, style: Picture, recipe: Recipe) -> list[Tile]:
+    """The tiles of the finest scale; their number is the recipe's, so that no pool changes them."""
+    weights = load_weights(recipe.backbone)
+    backbone = build_backbone(recipe.backbone, weights)
+    layers = chosen_layers(recipe, backbone)
+    spec = WorkerSpec("cpu", "float32", 1, {recipe.backbone: weights})
+    budget = budget_for(content.size, recipe, layers, backbone, spec, 1)
+    return plan_scales(content.size, style.size, recipe, layers, backbone, budget)[-1].picture_tiles
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--contents", type=Path, nargs="*", default=[bundled_content()])
@@ -47,13 +59,11 @@ def main() -> None:
     parser.add_argument("--overlap", type=int, default=TilingSpec().overlap)
     parser.add_argument("--keep", type=Path, help="folder for the pictures, to look at")
     arguments = parser.parse_args()
-    recipe = Recipe(size=arguments.size, tiling=TilingSpec(tiles="4", overlap=arguments.overlap))
-    backbone = build_backbone(recipe.backbone, load_weights(recipe.backbone))
+    recipe = Recipe(size=arguments.size, tiling=TilingSpec("independent", tiles="4", overlap=arguments.overlap))
     rows, steps, sharpnesses = [], [], []
     for content_path, style_path in itertools.product(arguments.contents, arguments.styles):
         content, style = read_image(content_path), read_image(style_path)
-        layers = chosen_layers(recipe, backbone)
-        tiles = plan_scales(content.size, style.size, recipe, layers, backbone)[-1].picture_tiles
+        tiles = finest_tiles(content, style, recipe)
         results = {name: stylised(content, style, r) for name, r in (("tiled", recipe), ("untiled", untiled(recipe)))}
         (step, sharpness), (own_step, own_sharpness) = (
             figures(picture.pixels, tiles, arguments.overlap) for picture in results.values()
@@ -70,9 +80,10 @@ def main() -> None:
                 path = arguments.keep / f"{content_path.stem}-{style_path.stem}-{kind}.png"
                 write_image(path, replace(picture, alpha=None))
     parts = [
-        f"{len(rows)} pictures of {arguments.size} px in 4 tiles with {arguments.overlap} px of overlap. Step ratio: "
-        "mean absolute step across a tile border over the mean 4 to 16 px to either side. Sharpness: mean absolute "
-        "gradient inside the overlap over that of equal bands beside it. A ratio of 1: tiling changed nothing.",
+        f"{len(rows)} pictures of {arguments.size} px in 4 independent tiles with {arguments.overlap} px of overlap. "
+        "Step ratio: mean absolute step across a tile border over the mean 4 to 16 px to either side. Sharpness: "
+        "mean absolute gradient inside the overlap over that of equal bands beside it. A ratio of 1: tiling changed "
+        "nothing.",
         f"Tiled over untiled, over all pictures: step ratio {page.spread(steps, 3)}, sharpness "
         f"{page.spread(sharpnesses, 3)}.",
         page.table(

@@ -1,6 +1,6 @@
 """Is a picture in four tiles on two workers done sooner than in one piece on all cores, and what does it cost?
 
-Both commands run in turn, as a user runs them, on the same picture with the same scales and steps. Times are what the
+The commands run in turn, as a user runs them, on the same picture with the same scales and steps. Times are what the
 command itself reports; wall time and memory are taken from outside.
 """
 
@@ -19,7 +19,13 @@ from typing import Any
 import page
 import psutil
 
-COMMANDS = {"one piece, all cores": ["run"], "four tiles, two workers": ["tile-run", "--tiles", "4", "--workers", "2"]}
+TILED = ["tile-run", "--tiles", "4", "--workers", "2"]
+COMMANDS = {
+    "one piece, all cores": ["run"],
+    "four exact tiles, two workers": TILED,
+    "four exact tiles, two threads": [*TILED, "--in-process"],
+    "four independent tiles, two workers": [*TILED, "--mode", "independent"],
+}
 PHASES = ("startup", "compute", "blend", "write", "shutdown")
 
 
@@ -58,6 +64,11 @@ def measure(command: list[str], options: list[str], *, watch: bool = False) -> d
         return {**json.loads(text), "wall": wall, "peaks": dict(peaks), "peak": total}
 
 
+def speedups(whole: list[dict[str, Any]], tiled: list[dict[str, Any]], key: str) -> list[float]:
+    """Run by run."""
+    return [a[key] / b[key] for a, b in zip(whole, tiled, strict=True)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
@@ -69,16 +80,18 @@ def main() -> None:
             runs[name].append(measure(command, arguments.options))
             print(name, f"{runs[name][-1]['wall']:.1f} s")
     watched = {name: measure(command, arguments.options, watch=True) for name, command in COMMANDS.items()}
-    whole, tiled = runs.values()
-    speedups = {key: [a[key] / b[key] for a, b in zip(whole, tiled, strict=True)] for key in ("wall", "compute")}
-    first = tiled[0]
+    whole, *tiled = runs.values()
+    first = whole[0]
     given = " and " + " ".join(Path(option).name for option in arguments.options) if arguments.options else ""
     parts = [
-        "Four tiles on two workers of one thread against one piece on all cores: the same picture, scales and steps; "
-        f"{first['width']}x{first['height']} px, pnst's defaults{given}, "
+        "Four tiles on two workers of one thread each against one piece on all cores: the same picture, scales and "
+        f"steps; {first['width']}x{first['height']} px, pnst's defaults{given}, "
         f"{arguments.repeats} runs of each in turn. Median (least to greatest).",
-        f"Speed-up of the whole command: {page.spread(speedups['wall'], 2)}; of the computation alone: "
-        f"{page.spread(speedups['compute'], 2)}.",
+        *(
+            f"Speed-up of {name}: of the whole command {page.spread(speedups(whole, results, 'wall'), 2)}, of the "
+            f"computation alone {page.spread(speedups(whole, results, 'compute'), 2)}."
+            for name, results in zip(list(COMMANDS)[1:], tiled, strict=True)
+        ),
         page.table(
             ["", "wall s", *(f"{phase} s" for phase in PHASES), "all but compute s", "loss", "border step ratio"],
             [

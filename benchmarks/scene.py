@@ -1,0 +1,199 @@
+"""What several benchmarks are run on: a picture of a given size, what it aims at, and the pools that compute it.
+
+Sizes are (width, height) in px with the frame that is painted around a picture, so that they are what the networks see.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from parallel_nst.cli_options import bundled_content, bundled_style
+from parallel_nst.exact import TiledObjective
+from parallel_nst.forecast import seconds_of
+from parallel_nst.gatys import LocalObjective, StyleTargets, measure_content
+from parallel_nst.images import Picture, fit, read_image
+from parallel_nst.networks.backbones import (
+    VGG,
+    VGG16_WIDTHS,
+    VGG19_WIDTHS,
+    Backbone,
+    Layer,
+    ResNet,
+    SqueezeNet,
+    deepest,
+)
+from parallel_nst.networks.checkpoints import State, build_backbone, load_weights
+from parallel_nst.pools import resolved_dtype
+from parallel_nst.recipe import LayerWeights, Recipe
+from parallel_nst.scales import FRAME, Framed, Scale, ScalePlan, chosen_layers, framed
+from parallel_nst.stylize import measured_style
+from parallel_nst.tiles import plan_tiles, whole_tile
+from parallel_nst.workers import Pool, SerialPool, WorkerSpec
+
+SHAPES: Mapping[str, Callable[[], nn.Module]] = {
+    "vgg16": lambda: VGG(VGG16_WIDTHS),
+    "vgg19": lambda: VGG(VGG19_WIDTHS),
+    "resnet50": ResNet,
+    "squeezenet": SqueezeNet,
+}
+Grid = tuple[int, int]
+Size = tuple[int, int]
+
+
+def parser(question: str | None) -> argparse.ArgumentParser:
+    """Options that every benchmark has."""
+    options = argparse.ArgumentParser(description=question)
+    options.add_argument("--content", type=Path, default=bundled_content())
+    options.add_argument("--style", type=Path, default=bundled_style())
+    options.add_argument("--quick", action="store_true", help="tiny, to see that the program works")
+    return options
+
+
+def weights(name: str, path: Path | None = None) -> State:
+    """From the file or, where there is none, those of the embedded backbone, and for every other shape random ones that
+    keep the variance of the features from layer to layer (He et al. 2015)."""
+    if name not in SHAPES or path is not None:
+        return load_weights(name, path)
+    torch.manual_seed(0)
+    network = SHAPES[name]()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network.state_dict()
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture to be painted at one size. dtype: of the networks, as a worker is told."""
+
+    recipe: Recipe
+    layers: LayerWeights
+    state: State
+    backbone: Backbone
+    dtype: str
+    content: Framed
+    style: StyleTargets
+
+    def spec(self, threads: int) -> WorkerSpec:
+        """Of a worker for this picture."""
+        return WorkerSpec("cpu", self.dtype, threads, {self.recipe.backbone: self.state})
+
+    @property
+    def layer(self) -> Layer:
+        """What the halo must cover."""
+        return deepest(self.backbone, {**self.layers.style, **self.layers.content})
+
+    def scale(self, grid: Grid, kept: int = 1) -> Scale:
+        """Cut into these rows and columns."""
+        tiles = plan_tiles(*self.content.size, grid, halo=self.layer.margin, align=self.layer.stride)
+        return Scale(self.content, self.style, self.recipe.steps, tiles, kept)
+
+    def plan(self, grid: Grid, kept: int = 1) -> ScalePlan:
+        """The same before it is run, for a forecast."""
+        height, width = (length - 2 * FRAME for length in self.content.size)
+        return ScalePlan((width, height), (width, height), 1, list(self.scale(grid).tiles), True, kept)
+
+    def tiled(self, pool: Pool, grid: Grid, kept: int = 1) -> TiledObjective:
+        """The objective in tiles on a pool."""
+        return TiledObjective(self.scale(grid, kept), self.recipe, self.layers, pool)
+
+    def whole(self) -> LocalObjective:
+        """The objective in one piece, in this process."""
+        dtype = getattr(torch, self.dtype)
+        content = measure_content(self.backbone, self.image(), self.layers.content, dtype)
+        return LocalObjective(
+            backbone=self.backbone,
+            style=self.style,
+            content=content,
+            tile=whole_tile(*self.content.size),
+            size=self.content.size,
+            recipe=self.recipe,
+            layers=self.layers,
+            dtype=dtype,
+        )
+
+    def image(self, noise: float = 0.0) -> Tensor:
+        """The content (1, 3, H, W), with noise of this standard deviation."""
+        image = torch.from_numpy(self.content.whole)[None]
+        image = image.double() if self.dtype == "float64" else image
+        return image + noise * torch.randn(image.shape, generator=torch.Generator().manual_seed(0), dtype=image.dtype)
+
+
+def scene(content: Picture, style: Picture, size: Size, recipe: Recipe, state: State) -> Scene:
+    """`content` scaled to this size, and a style image of the same longest side."""
+    inner = size[0] - 2 * FRAME, size[1] - 2 * FRAME
+    dtype = resolved_dtype(recipe.dtype, "cpu")
+    backbone = build_backbone(recipe.backbone, state)
+    backbone = (backbone.double() if dtype == "float64" else backbone).to(memory_format=torch.channels_last)
+    layers = chosen_layers(recipe, backbone)
+    bare = Scene(replace(recipe, size=max(inner)), layers, state, backbone, dtype, framed(content.pixels, inner), None)
+    pool = SerialPool(bare.spec(torch.get_num_threads()))
+    painting = framed(style.pixels, fit(style.size, max(inner)))
+    return replace(bare, style=measured_style(painting, recipe, layers, backbone, pool))
+
+
+def pictures(options: argparse.Namespace) -> tuple[Picture, Picture]:
+    """Content and style, read."""
+    return read_image(options.content), read_image(options.style)
+
+
+class Flops(TorchDispatchMode):
+    """Counts the FLOP of products and convolutions while it is active, in backward passes too, where
+    `torch.utils.flop_counter.FlopCounterMode` cannot follow `torch.autograd.grad` by a module's own input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def counted_flops(run: Callable[[], object]) -> int:
+    """FLOP of a call."""
+    with Flops() as flops:
+        run()
+    return flops.total
+
+
+def with_threads(threads: int, run: Callable[[], object]) -> Callable[[], None]:
+    """The same call, in so many threads of this process."""
+
+    def call() -> None:
+        torch.set_num_threads(threads)
+        run()
+
+    return call
+
+
+def in_turn(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every call, all in turn, so that a machine that slows down does so for all of them. Each has run once
+    before."""
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for repeat in range(repeats + 1):
+        for name, run in runs.items():
+            taken = seconds_of(run)
+            if repeat:
+                seconds[name].append(taken)
+                print(f"{name}: {taken:.3g} s", flush=True)
+    return dict(seconds)
+
+
+def ratios(above: list[float], below: list[float]) -> list[float]:
+    """Pairwise, of figures taken one after the other."""
+    return [a / b for a, b in zip(above, below, strict=True)]
