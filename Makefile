@@ -55,5 +55,5 @@ $(CORE): $(REQUIREMENTS)
 $(DEV): $(REQUIREMENTS)
 	@echo "Installing parallel_nst, PyTorch and what the tests need into $(VENV); once, it takes a few minutes"
 	@$(PYTHON) -m venv $(VENV)
-	@$(INSTALL) --editable '.[dev,bench]'
+	@$(INSTALL) --editable '.[dev]'
 	@touch $(CORE) $@
