@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn  # noqa: E402
 
 import typer  # noqa: E402
 
+from parallel_nst.cli_batch import batch_command  # noqa: E402
 from parallel_nst.cli_compare import compare_command  # noqa: E402
+from parallel_nst.cli_models import models_app  # noqa: E402
 from parallel_nst.cli_options import (  # noqa: E402
     RUN_FLAGS,
     TILE_RUN_FLAGS,
@@ -31,6 +33,8 @@ from parallel_nst.cli_options import (  # noqa: E402
 )
 from parallel_nst.cli_plan import plan_command  # noqa: E402
 from parallel_nst.cli_progress import progress  # noqa: E402
+from parallel_nst.cli_train import train_app  # noqa: E402
+from parallel_nst.errors import message_of  # noqa: E402
 from parallel_nst.interrupt import STOPPED, end_now  # noqa: E402
 from parallel_nst.recipe import Recipe  # noqa: E402
 
@@ -63,8 +67,11 @@ def tile_run_command(**options: Any) -> None:
     stylize_and_report(flags, recipe)
 
 
+app.command("batch")(batch_command)
 app.command("plan")(plan_command)
 app.command("compare")(compare_command)
+app.add_typer(models_app, name="models")
+app.add_typer(train_app, name="train")
 
 
 def stylize_and_report(flags: Flags, recipe: Recipe) -> None:
@@ -142,14 +149,6 @@ def leave(code: int) -> NoReturn:
     if ray_pool is not None and (code == STOPPED or any(cluster.starting for cluster in ray_pool.CLUSTERS)):
         end_now(code)
     sys.exit(code)
-
-
-def message_of(error: Exception) -> str:
-    """An error in one line; the operating system's own with the file it is about."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        hint = "; check the name" if isinstance(error, FileNotFoundError) else ""
-        return f"{error.filename}: {error.strerror}{hint}"
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def fail(message: str, code: int) -> int:

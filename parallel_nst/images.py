@@ -10,7 +10,6 @@ Every refusal is one line that names the file and what to do.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import UnidentifiedImageError
 
 from parallel_nst.formats import icc, pillow, png, tiff
+from parallel_nst.formats.aside import aside_name
 from parallel_nst.formats.output import encode, pack
 from parallel_nst.formats.raster import Raster, Refused, quiet
 
@@ -249,7 +249,8 @@ def _check_folder(path: Path) -> None:
 
 def _aside(path: Path) -> Path:
     """A hidden new name beside the file that `path` leads to."""
-    return Path(os.path.realpath(path)).with_name(f".{secrets.token_hex(8)}.pnst")
+    place = Path(os.path.realpath(path))
+    return place.with_name(aside_name(place.name))
 
 
 def write_image(path: str | Path, picture: Picture, *, settings: str | None = None, quality: int = 95) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,31 +33,59 @@ def open_pool(
 ) -> tuple[Pool, Crew]:
     """A pool for a recipe, and who is in it. Close it when done.
 
-    workers: at most so many; None: one for each core (or GPU). One worker or one task takes this process and no Ray.
-    address: of a Ray cluster (`auto` or `host:port`); None starts a Ray of its own for as long as the pool is open.
     weights: of the backbone, or a file of them; None: the registry's. tasks: how many tiles there will be at most;
     None: as many as the recipe says, or any number. pixels: of the picture, for which a Ray of its own gets room.
-    in_process: workers are threads of this process instead of Ray's processes.
+    The rest is as for `open_workers`.
+    """
+    state = load_weights(recipe.backbone, weights) if weights is None or isinstance(weights, Path) else weights
+    if tasks is None:
+        grid = recipe.tiling.tiles
+        tasks = ANY_NUMBER if grid == "auto" else math.prod(part or 1 for part in parse_grid(grid))
+    return open_workers(
+        {recipe.backbone: state},
+        recipe.device,
+        recipe.dtype,
+        workers=workers,
+        address=address,
+        tasks=tasks,
+        store=store_for(pixels),
+        in_process=in_process,
+    )
+
+
+def open_workers(
+    states: Mapping[str, State],
+    device: str,
+    dtype: str,
+    *,
+    workers: int | None = None,
+    address: str | None = None,
+    tasks: int = ANY_NUMBER,
+    store: int = LEAST_STORE,
+    in_process: bool = False,
+    task: str = "tile",
+) -> tuple[Pool, Crew]:
+    """A pool of workers that have these backbones, and who is in it. Close it when done.
+
+    workers: at most so many; None: one for each core (or GPU). One worker or one task takes this process and no Ray.
+    address: of a Ray cluster (`auto` or `host:port`); None starts a Ray of its own for as long as the pool is open.
+    tasks: how many there will be at most. task: what one is called. store: bytes of a Ray of its own for tasks and
+    results. in_process: workers are threads of this process instead of Ray's processes.
     ValueError for weights, devices or addresses that cannot be had.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; give at least 1")
-    state = load_weights(recipe.backbone, weights) if weights is None or isinstance(weights, Path) else weights
-    states = {recipe.backbone: state}
-    if tasks is None:
-        grid = recipe.tiling.tiles
-        tasks = ANY_NUMBER if grid == "auto" else math.prod(part or 1 for part in parse_grid(grid))
     if address is not None:
         if in_process:
             raise ValueError("--in-process and --address exclude each other; give one of the two")
-        return cluster_pool(recipe, states, workers, address, tasks)
-    device = local_device(recipe.device)
+        return cluster_pool(states, device, dtype, workers, address, tasks, task)
+    device = local_device(device)
     cores = usable_cores()
     slots, unit = ([torch.cuda.device_count()], "GPU") if device == "cuda" else ([cores], "core")
-    crew = plan_crew(workers or sum(slots), tasks, slots, unit)
+    crew = plan_crew(workers or sum(slots), tasks, slots, unit, task)
     if workers is None:
         crew = Crew(crew.workers, crew.threads, None)
-    dtype = resolved_dtype(recipe.dtype, device)
+    dtype = resolved_dtype(dtype, device)
     here = WorkerSpec(device, dtype, cores, states)
     if crew.workers == 1:
         return SerialPool(here), Crew(1, cores, crew.reason)
@@ -65,9 +94,7 @@ def open_pool(
         return ThreadPool(spec, crew.workers, cores), crew
     from parallel_nst.cluster.ray_pool import RayCluster, RayPool  # Ray is loaded only where it is used
 
-    return RayPool(
-        RayCluster(None, cores, store_for(pixels)), spec, crew.workers, here if device == "cpu" else None
-    ), crew
+    return RayPool(RayCluster(None, cores, store), spec, crew.workers, here if device == "cpu" else None), crew
 
 
 def store_for(pixels: int) -> int:
@@ -76,25 +103,24 @@ def store_for(pixels: int) -> int:
 
 
 def cluster_pool(
-    recipe: Recipe, states: dict[str, State], workers: int | None, address: str, tasks: int
+    states: Mapping[str, State], device: str, dtype: str, workers: int | None, address: str, tasks: int, task: str
 ) -> tuple[Pool, Crew]:
     """A pool of workers on a cluster that is there."""
     from parallel_nst.cluster.ray_pool import RayCluster, RayPool
 
     cluster = RayCluster(address, 0)
     try:
-        device = recipe.device if recipe.device != "auto" else "cuda" if sum(cluster.slots("GPU")) else "cpu"
-        slots = cluster.slots("GPU" if device == "cuda" else "CPU")
+        wanted, device = device, device if device != "auto" else "cuda" if sum(cluster.slots("GPU")) else "cpu"
+        unit = "GPU" if device == "cuda" else "CPU"
+        slots = cluster.slots(unit)
         if not sum(slots):
-            raise ValueError(
-                f"the cluster at {address} has no {'GPU' if device == 'cuda' else 'CPU'} for --device {device}"
-            )
-        crew = plan_crew(workers or sum(slots), tasks, slots, "GPU" if device == "cuda" else "core")
+            raise ValueError(f"the cluster at {address} has no {unit} for --device {wanted}")
+        crew = plan_crew(workers or sum(slots), tasks, slots, "GPU" if device == "cuda" else "core", task)
         threads = crew.threads if device == "cpu" else 1
-        dtype = resolved_dtype(recipe.dtype, device)
         rooms = zip(cluster.slots("memory"), slots, strict=True)
         memory = min(room // max(1, slot // threads) for room, slot in rooms if slot >= threads)
-        return RayPool(cluster, WorkerSpec(device, dtype, threads, states), crew.workers), replace(crew, memory=memory)
+        spec = WorkerSpec(device, resolved_dtype(dtype, device), threads, states)
+        return RayPool(cluster, spec, crew.workers), replace(crew, memory=memory)
     except BaseException:
         cluster.close()
         raise

@@ -51,7 +51,9 @@ class ThreadPool:
         self._workers = [future.result() for future in futures]
         self._stop = Event()
 
-    def map(self, tasks: Sequence[Task], on_progress: OnProgress | None = None) -> Iterator[tuple[int, Any]]:
+    def map(
+        self, tasks: Sequence[Task], on_progress: OnProgress | None = None, *, keep_going: bool = False
+    ) -> Iterator[tuple[int, Any]]:
         """As `Pool.map`; an error in a task is raised as it is."""
         shared = deque(enumerate(tasks))
         return self._run([shared] * self.size, len(tasks), len(tasks) == 1, on_progress)

@@ -12,7 +12,7 @@ import ctypes
 import sys
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from parallel_nst.networks.backbones import Backbone
 from parallel_nst.networks.checkpoints import State, build_backbone
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+
+T = TypeVar("T")
 
 OnProgress = Callable[[int, Progress], None]  # (index of the task, what it did)
 
@@ -52,18 +54,27 @@ class Worker:
     def __init__(self, spec: WorkerSpec) -> None:
         torch.set_num_threads(spec.threads)
         keep_memory()
+        self.spec = spec
         self.device = torch.device(spec.device)
         self.dtype: torch.dtype = getattr(torch, spec.dtype)
-        self._weights = spec.weights
         self._backbones: dict[str, Backbone] = {}
         self._run = ""
         self._left: dict[Hashable, Any] = {}
+        self._held: tuple[Hashable, Any] | None = None
 
     def left_by(self, run: str) -> dict[Hashable, Any]:
         """What earlier tasks of this run have left here for later ones; that of another run is dropped."""
         if run != self._run:
             self._run, self._left = run, {}
         return self._left
+
+    def held(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, made once for as long as the key stays the same; a task's own runs do not touch it."""
+        if self._held is None or self._held[0] != key:
+            self._held = None  # before the next is made, so that there is room for it
+            self._held = key, make()
+        made: T = self._held[1]
+        return made
 
     def set_threads(self, threads: int) -> None:
         """Threads from now on."""
@@ -72,7 +83,7 @@ class Worker:
     def backbone(self, name: str) -> Backbone:
         """The named backbone on this worker's device, built once."""
         if name not in self._backbones:
-            network = build_backbone(name, self._weights[name]).to(self.device)
+            network = build_backbone(name, self.spec.weights[name]).to(self.device)
             network = network.double() if self.dtype == torch.float64 else network
             self._backbones[name] = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._backbones[name]
@@ -101,11 +112,12 @@ class Crew:
     memory: int | None = None
 
 
-def plan_crew(asked: int, tasks: int, slots: Sequence[int], unit: str = "core") -> Crew:
+def plan_crew(asked: int, tasks: int, slots: Sequence[int], unit: str = "core", task: str = "tile") -> Crew:
     """As many workers as asked for, but no more than there are tasks or slots, and threads for each such that all of
     them fit.
 
-    slots: cores (or GPUs) of every machine; a worker stays on one machine.
+    slots: cores (or GPUs) of every machine; a worker stays on one machine. unit, task: what a slot and a task are
+    called.
     """
     total = sum(slots)
     workers = max(1, min(asked, tasks, total))
@@ -114,7 +126,7 @@ def plan_crew(asked: int, tasks: int, slots: Sequence[int], unit: str = "core") 
         threads -= 1
     if workers == asked:
         return Crew(workers, threads, None)
-    limit = f"{tasks} tile{'s' * (tasks != 1)}" if tasks <= total else f"{total} {unit}{'s' * (total != 1)}"
+    limit = f"{tasks} {task}{'s' * (tasks != 1)}" if tasks <= total else f"{total} {unit}{'s' * (total != 1)}"
     return Crew(
         workers, threads, f"using {workers} of {asked} workers: there {'is' if limit[:2] == '1 ' else 'are'} {limit}"
     )
@@ -158,6 +170,13 @@ class Pinned:
     task: Task
 
 
+@dataclass(frozen=True)
+class Failed:
+    """The result of a task that took its worker with it as often as it was tried, and how the last one ended."""
+
+    reason: str
+
+
 class Pool(Protocol):
     """Workers that take tasks.
 
@@ -171,8 +190,13 @@ class Pool(Protocol):
     waited: float
     moved: int
 
-    def map(self, tasks: Sequence[Task], on_progress: OnProgress | None = None) -> Iterator[tuple[int, Any]]:
-        """Run every task on any worker; (index, result) as they finish, in whatever order that is."""
+    def map(
+        self, tasks: Sequence[Task], on_progress: OnProgress | None = None, *, keep_going: bool = False
+    ) -> Iterator[tuple[int, Any]]:
+        """Run every task on any worker; (index, result) as they finish, in whatever order that is.
+
+        keep_going: a task whose workers die again and again has a `Failed` as its result; else it is an error.
+        """
         ...
 
     def map_pinned(self, tasks: Sequence[Pinned], on_progress: OnProgress | None = None) -> Iterator[tuple[int, Any]]:
@@ -195,14 +219,17 @@ class Pool(Protocol):
 class SerialPool:
     """One worker, in this process: the same tasks, one after the other."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, worker: Worker | None = None) -> None:
+        """worker: one that is there, so that what it has built serves here too."""
         self.spec = spec
         self.size = 1
         self.waited = 0.0
         self.moved = 0
-        self._worker = Worker(spec)
+        self._worker = worker or Worker(spec)
 
-    def map(self, tasks: Sequence[Task], on_progress: OnProgress | None = None) -> Iterator[tuple[int, Any]]:
+    def map(
+        self, tasks: Sequence[Task], on_progress: OnProgress | None = None, *, keep_going: bool = False
+    ) -> Iterator[tuple[int, Any]]:
         for index, task in enumerate(tasks):
             yield index, run_here(self._worker, index, task, on_progress)
 

@@ -291,8 +291,10 @@ REFUSED = {
     "model.pth": (lambda: saved(Whole()), r"holds Python objects \(test_generator_files.Whole\)"),
     "pickle.pth": (lambda: pickle.dumps({"a": [1.0]}), "damaged or no PyTorch file"),
     "list.pth": (lambda: saved([1, 2]), "holds no state dict"),
+    "training.pth": (lambda: saved({"step": 3, "networks": {"a": {}}, "optimizers": {}}), "a training goes on from"),
     "mixed.pth": (lambda: saved({"a": torch.zeros(1), "b": 3}), "holds no state dict"),
     "vgg.pth": (lambda: saved({"features.0.weight": torch.zeros(4, 3, 3, 3)}), "backbone, not a generator"),
+    "embedded.pth": (lambda: saved({"block1.conv1.weight": torch.zeros(4, 3, 3, 3)}), "embedded backbone, not a gen"),
     "resnet.pth": (lambda: saved({"layer1.0.conv1.weight": torch.zeros(4, 4, 1, 1)}), "ResNet backbone"),
     "pix.pth": (lambda: saved({"model.model.0.weight": torch.zeros(1)}), "U-Net generator of pix2pix"),
     "D.pth": (

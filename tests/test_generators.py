@@ -8,9 +8,10 @@ from torch.nn import functional as F
 from parallel_nst.networks.cyclegan import DnCNN, ResNetGenerator
 from parallel_nst.networks.feedforward import FORMS, TransformerNet, VGGDecoder
 from parallel_nst.networks.generator_tiles import (
-    cut,
     exact_statistics,
+    finish_together,
     generate_in_tiles,
+    piece_of,
     piece_sums,
     plan_pieces,
     thumbnail_statistics,
@@ -90,9 +91,10 @@ def test_tiles_with_exact_statistics_equal_the_untiled_picture(name, height, wid
 def test_one_pass_with_all_tiles_held_measures_what_many_passes_measure(name):
     generator = narrow(name)
     style, content = style_for(generator), picture(90, 101)
-    extended, tiles = generator.extend(content), plan_pieces(generator, 90, 101, 40)
-    held = exact_statistics(generator, extended, tiles, style)
-    passes = exact_statistics(generator, extended, tiles, style, hold=False)
+    tiles = plan_pieces(generator, 90, 101, 40)
+    runs = [generator.start(piece_of(generator, content, tile), style) for tile in tiles]
+    held = finish_together(runs, tiles, generator.extended_size(90, 101))
+    passes = exact_statistics(generator, content, tiles, style)
     assert worst_gap(held, passes) < ROUNDING
     whole = thumbnail_statistics(generator, content, 101, style)  # not reduced at all
     assert worst_gap(held, whole) < ROUNDING
@@ -100,17 +102,18 @@ def test_one_pass_with_all_tiles_held_measures_what_many_passes_measure(name):
 
 def test_sums_of_pieces_from_different_workers_add_up():
     generator = narrow("transformer-net")
-    extended, tiles = generator.extend(picture(80, 80)), plan_pieces(generator, 80, 80, 40)
-    known = exact_statistics(generator, extended, tiles)
-    parts = [piece_sums(generator, cut(extended, tile), tile, (80, 80), known[:3]) for tile in tiles]
+    content, tiles = picture(80, 80), plan_pieces(generator, 80, 80, 40)
+    known = exact_statistics(generator, content, tiles)
+    pieces = [piece_of(generator, content, tile) for tile in tiles]
+    parts = [piece_sums(generator, piece, tile, (80, 80), known[:3]) for piece, tile in zip(pieces, tiles, strict=True)]
     assert worst_gap([sum(parts[1:], parts[0]).moments()], known[3:4]) < ROUNDING
-    assert piece_sums(generator, cut(extended, tiles[0]), tiles[0], (80, 80), known) is None
+    assert piece_sums(generator, pieces[0], tiles[0], (80, 80), known) is None
 
 
 def test_statistics_of_each_tile_alone_show_in_the_picture():
     generator, content = narrow("transformer-net"), picture(160, 160)
-    extended, tiles = generator.extend(content), plan_pieces(generator, 160, 160, 80)
-    alone = generator.generate(cut(extended, tiles[0])).clamp(0, 1)[..., :80, :80]
+    tiles = plan_pieces(generator, 160, 160, 80)
+    alone = generator.generate(piece_of(generator, content, tiles[0])).clamp(0, 1)[..., :80, :80]
     assert (alone - generator(content)[..., :80, :80]).abs().mean() > 0.01
 
 

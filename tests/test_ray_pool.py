@@ -45,6 +45,7 @@ from parallel_nst.stylize import Stylised, stylize
 from parallel_nst.tasks import MeasureStyle, OptimiseTile
 from parallel_nst.tiles import whole_tile
 from parallel_nst.workers import (
+    Failed,
     Here,
     Pinned,
     SerialPool,
@@ -533,6 +534,15 @@ def test_a_task_that_kills_every_worker_is_given_up(pool: RayPool, tmp_path: Pat
         list(pool.map([Echo(1), Deadly(file, 99)]))
     assert file.stat().st_size == MAX_TRIES
     assert sorted(value for _, (value, _) in pool.map([Echo(1), Echo(2)])) == [1, 2]
+
+
+def test_others_go_on_without_a_task_that_kills_every_worker(pool: RayPool, tmp_path: Path) -> None:
+    file = tmp_path / "deaths"
+    found = dict(pool.map([Echo(1), Deadly(file, 99), *(Echo(n) for n in range(2, 7))], keep_going=True))
+    assert isinstance(found[1], Failed) and found[1].reason and "\n" not in found[1].reason
+    assert file.stat().st_size == MAX_TRIES
+    assert [found[index][0] for index in (0, 2, 3, 4, 5, 6)] == [1, 2, 3, 4, 5, 6]
+    full_crew(pool)
 
 
 def test_nothing_is_left_behind(lease: Lease) -> None:

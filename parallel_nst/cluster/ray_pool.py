@@ -34,7 +34,7 @@ from parallel_nst.cluster.ray_cluster import (
     last_line,
 )
 from parallel_nst.gatys import Progress
-from parallel_nst.workers import OnProgress, Pinned, Shared, Task, Worker, WorkerSpec, run_here
+from parallel_nst.workers import Failed, OnProgress, Pinned, Shared, Task, Worker, WorkerSpec, run_here
 
 __all__ = ["CLUSTERS", "MAX_TRIES", "RayCluster", "RayPool", "check_address", "end_program"]
 
@@ -47,9 +47,10 @@ LOST = (RayActorError, ActorUnavailableError, OutOfMemoryError, NodeDiedError, O
 
 @dataclass(frozen=True)
 class Lost:
-    """A worker died; these are to be run again."""
+    """A worker died, and why; these were with it, each with the number of its next try."""
 
     jobs: list[Job]
+    reason: str
 
 
 class RayPool:
@@ -74,11 +75,13 @@ class RayPool:
         self._make: Callable[[], Any] | None = None
         self._slots = [Slot() for _ in range(workers)]
 
-    def map(self, tasks: Sequence[Task], on_progress: OnProgress | None = None) -> Iterator[tuple[int, Any]]:
+    def map(
+        self, tasks: Sequence[Task], on_progress: OnProgress | None = None, *, keep_going: bool = False
+    ) -> Iterator[tuple[int, Any]]:
         """As `Pool.map`. RuntimeError for a task whose worker died MAX_TRIES times, or when no worker can start; an
         error inside a task is raised as it is."""
         self._out = False
-        return self._run([Job(index, task) for index, task in enumerate(tasks)], 1, on_progress)
+        return self._run([Job(index, task) for index, task in enumerate(tasks)], 1, on_progress, keep_going)
 
     def map_pinned(self, tasks: Sequence[Pinned], on_progress: OnProgress | None = None) -> Iterator[tuple[int, Any]]:
         """As `Pool.map_pinned`; errors as in `map`. Tasks that all have the same pin run in this process, if a worker
@@ -94,7 +97,9 @@ class RayPool:
     def _count(self, moved: int) -> None:
         self.moved += moved
 
-    def _run(self, jobs: list[Job], depth: int, on_progress: OnProgress | None) -> Iterator[tuple[int, Any]]:
+    def _run(
+        self, jobs: list[Job], depth: int, on_progress: OnProgress | None, keep_going: bool = False
+    ) -> Iterator[tuple[int, Any]]:
         """Results of all jobs, of which at most `depth` are with each actor at a time."""
         if self._here and not self._out and in_one_place(jobs):
             for job in jobs:
@@ -115,7 +120,10 @@ class RayPool:
                         yield job.index, result
                     case Progress() if on_progress:
                         on_progress(job.index, message)
-                    case Lost(again):
+                    case Lost(again, reason):
+                        for done in [job for job in again if job.tries > MAX_TRIES]:
+                            yield done.index, given_up(done, reason, keep_going)
+                        again = [job for job in again if job.tries <= MAX_TRIES]
                         jobs = sorted([*again, *jobs], key=lambda job: job.index)
         finally:
             self._dismiss()
@@ -238,16 +246,12 @@ class RayPool:
         return job, message
 
     def _lose(self, slot: Slot, error: Exception) -> Lost:
-        """Replace the actor. RuntimeError when the job that it was at, its oldest, has been tried often enough."""
+        """Replace the actor. The job that it was at, its oldest, has had one more try."""
         first, *others = slot.dismiss()
-        if first.tries == MAX_TRIES:
-            hint = "; give more tiles or fewer workers" if isinstance(error, OutOfMemoryError) else ""
-            raise RuntimeError(
-                f"tile {first.index + 1} lost its worker {MAX_TRIES} times: {first_line(error)}{hint}"
-            ) from None
         assert self._make is not None
         slot.fill(self._make())
-        return Lost([replace(first, tries=first.tries + 1), *others])
+        hint = "; give more tiles or fewer workers" if isinstance(error, OutOfMemoryError) else ""
+        return Lost([replace(first, tries=first.tries + 1), *others], first_line(error) + hint)
 
     def close(self) -> None:
         """Kill this pool's actors and leave the cluster."""
@@ -256,6 +260,13 @@ class RayPool:
                 slot.dismiss()
             slot.jobs.clear()  # a generator of `map` that ends later finds nothing to kill
         self._cluster.close()
+
+
+def given_up(job: Job, reason: str, keep_going: bool) -> Failed:
+    """The result of a job that was tried often enough; RuntimeError unless the others are to go on."""
+    if not keep_going:
+        raise RuntimeError(f"tile {job.index + 1} lost its worker {MAX_TRIES} times: {reason}")
+    return Failed(reason)
 
 
 def in_one_place(jobs: Sequence[Job]) -> bool:

@@ -7,10 +7,8 @@ plain containers.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
-import pickle
-import tempfile
-import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from parallel_nst.formats.aside import aside_name
 from parallel_nst.networks.backbones import VGG, VGG16_WIDTHS, VGG19_WIDTHS, Backbone, Embedded, ResNet, SqueezeNet
 from parallel_nst.recipe import LayerWeights
 
@@ -167,13 +165,13 @@ def read_tensors(path: Path) -> State:
         head = file.read(16)
     if not head:
         raise ValueError(f"{path} is empty; give a file of weights")
-    if head.lstrip()[:1] == b"<":
+    if head.lstrip()[:1] == b"<" and head[8:9] != b"{":  # safetensors may begin so: with the length of its header
         raise ValueError(f"{path} is a web page, not weights; download the file itself")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about what is not a checkpoint; the error below says it
             state = load_file(path) if head[8:9] == b"{" else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
+    except Exception as error:  # of any kind: the bytes lead the readers wherever they like
         reason = (str(error).strip().splitlines() or [""])[0][:120] if not isinstance(error, LookupError) else ""
         raise ValueError(
             f"{path} cannot be read as weights; give a safetensors file or a PyTorch state dict"
@@ -236,26 +234,34 @@ def cached(name: str, entry: BackboneEntry) -> Path:
     """The downloaded file of a backbone, fetched on first use and used only when its SHA-256 agrees."""
     assert entry.file is not None
     path = cache_folder() / entry.file
+    digits = entry.file.rsplit("-", 1)[1].split(".")[0]
+    advice = (
+        f"fetch that file where there is a network and pass it with --weights FILE or put it at {path}, or use "
+        "--backbone embedded"
+    )
+    return fetched(name, entry.address, path, digits, advice)
+
+
+def fetched(name: str, address: str, path: Path, digits: str, advice: str) -> Path:
+    """`path`, downloaded from `address` if it is not there. ValueError when the file's SHA-256 does not begin with
+    `digits`, and, with the `name` of whose weights these are and `advice`, where there is no network."""
     if path.exists():
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        download(entry.address, path, entry.file.rsplit("-", 1)[1].split(".")[0])
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise ValueError(
-            f"no weights of {name} here and {entry.address} cannot be downloaded ({reason}); fetch that file "
-            f"where there is a network and pass it with --weights FILE or put it at {path}, or use --backbone embedded"
-        ) from None
+        download(address, path, digits)
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+        reason = " ".join(str(getattr(error, "reason", None) or error).split())
+        raise ValueError(f"no weights of {name} here and {address} cannot be downloaded ({reason}); {advice}") from None
     return path
 
 
 def download(address: str, path: Path, digits: str) -> None:
     """Fetch `address` to `path` through a file aside; ValueError when its SHA-256 does not begin with `digits`."""
     digest = hashlib.sha256()
-    handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    aside = path.with_name(aside_name(path.name))
     try:
-        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(address, timeout=30) as response:
+        with aside.open("xb") as file, urllib.request.urlopen(address, timeout=30) as response:
             while block := response.read(1 << 20):
                 digest.update(block)
                 file.write(block)
@@ -265,4 +271,4 @@ def download(address: str, path: Path, digits: str) -> None:
             )
         os.replace(aside, path)
     finally:
-        Path(aside).unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)

@@ -5,38 +5,48 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from parallel_nst.networks.convolutions import Conv2d
 from parallel_nst.networks.generators import SIGNED, Generator, Residual, Steps, Style, through
 from parallel_nst.networks.moments import Norm
 
 
 class ResNetGenerator(Generator):
-    """Two steps down, residual blocks, two up, under the official key names `model.N`, with instance normalisation.
+    """Two steps down, residual blocks, two up, under the official key names `model.N`.
 
     width: channels of the first convolution. blocks: residual blocks, 9 for 256 px and 6 for 128 px in the paper.
+    norm: instance, or batch, which learns a scale and a shift and is fixed in use.
     """
 
-    def __init__(self, width: int = 64, blocks: int = 9) -> None:
-        super().__init__("cyclegan-resnet", {"width": width, "blocks": blocks}, SIGNED, SIGNED)
-        self.model = nn.Sequential(nn.ReflectionPad2d(3), *normalised(nn.Conv2d(3, width, 7)))
+    def __init__(self, width: int = 64, blocks: int = 9, norm: str = "instance") -> None:
+        chosen = {} if norm == "instance" else {"norm": norm}
+        super().__init__("cyclegan-resnet", {"width": width, "blocks": blocks, **chosen}, SIGNED, SIGNED)
+        self.model = nn.Sequential(nn.ReflectionPad2d(3), *normalised(Conv2d(3, width, 7), norm))
         for wide in (width, 2 * width):
-            self.model.extend(normalised(nn.Conv2d(wide, 2 * wide, 3, 2, 1)))
-        self.model.extend([residual(4 * width) for _ in range(blocks)])
+            self.model.extend(normalised(Conv2d(wide, 2 * wide, 3, 2, 1), norm))
+        self.model.extend([residual(4 * width, norm) for _ in range(blocks)])
         for wide in (4 * width, 2 * width):
-            self.model.extend(normalised(nn.ConvTranspose2d(wide, wide // 2, 3, 2, 1, 1)))
-        self.model.extend([nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh()])
+            self.model.extend(normalised(nn.ConvTranspose2d(wide, wide // 2, 3, 2, 1, 1), norm))
+        self.model.extend([nn.ReflectionPad2d(3), Conv2d(width, 3, 7), nn.Tanh()])
 
 
-def normalised(conv: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
-    """A convolution, its normalisation without weights, ReLU."""
-    return [conv, Norm(conv.out_channels, affine=False), nn.ReLU(True)]
+def normalised(conv: nn.Conv2d | nn.ConvTranspose2d, norm: str) -> list[nn.Module]:
+    """A convolution, its normalisation, ReLU."""
+    return [conv, normalisation(conv.out_channels, norm), nn.ReLU(True)]
 
 
-def residual(channels: int) -> Residual:
+def normalisation(channels: int, norm: str) -> nn.Module:
+    """Instance normalisation without weights, or batch normalisation with."""
+    return nn.BatchNorm2d(channels) if norm == "batch" else Norm(channels, affine=False)
+
+
+def residual(channels: int, norm: str) -> Residual:
     """A block with reflection padding and without dropout."""
     block = Residual()
-    first, second = (nn.Conv2d(channels, channels, 3) for _ in range(2))
-    last = Norm(channels, affine=False)
-    block.conv_block = nn.Sequential(nn.ReflectionPad2d(1), *normalised(first), nn.ReflectionPad2d(1), second, last)
+    first, second = (Conv2d(channels, channels, 3) for _ in range(2))
+    last = normalisation(channels, norm)
+    block.conv_block = nn.Sequential(
+        nn.ReflectionPad2d(1), *normalised(first, norm), nn.ReflectionPad2d(1), second, last
+    )
     return block
 
 
@@ -50,8 +60,8 @@ class DnCNN(Generator):
 
     def __init__(self, depth: int = 6, width: int = 64, eps: float = 1e-5, skip: bool = True) -> None:
         super().__init__("dncnn", {"depth": depth, "width": width, "eps": eps, "skip": skip}, SIGNED, SIGNED)
-        self.conv = nn.ModuleList(nn.Conv2d(3 if n == 0 else width, width, 3, padding=1) for n in range(depth + 1))
-        self.conv.append(nn.Conv2d(width, 3, 3, padding=1))
+        self.conv = nn.ModuleList(Conv2d(3 if n == 0 else width, width, 3, padding=1) for n in range(depth + 1))
+        self.conv.append(Conv2d(width, 3, 3, padding=1))
         self.bn = nn.ModuleList(nn.BatchNorm2d(width, eps) for _ in range(depth))
         self._skip = skip
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from parallel_nst.networks.convolutions import Conv2d
 from parallel_nst.networks.generators import BYTES, Generator, Range, Residual
 from parallel_nst.networks.moments import Norm
 
@@ -54,12 +55,20 @@ class TransformerNet(Generator):
     """The network in one of `FORMS`; sizes other than the defaults are for tests and for other people's files.
 
     widths: channels of the three convolutions on the way down. blocks: residual blocks.
+    norm: instance, or batch, which is fixed in use.
     """
 
-    def __init__(self, form: str = "transformer-net", widths: Sequence[int] = (32, 64, 128), blocks: int = 5) -> None:
-        self.form = FORMS[form]
+    def __init__(
+        self,
+        form: str = "transformer-net",
+        widths: Sequence[int] = (32, 64, 128),
+        blocks: int = 5,
+        norm: str = "instance",
+    ) -> None:
+        self.form, self.batched = FORMS[form], norm == "batch"
         pixels = self.form.pixels
-        super().__init__(form, {"widths": list(widths), "blocks": blocks}, pixels, pixels)
+        chosen = {} if norm == "instance" else {"norm": norm}
+        super().__init__(form, {"widths": list(widths), "blocks": blocks, **chosen}, pixels, pixels)
         first, second, third = widths
         self._add(1, "conv1", 3, first, 9)
         self._add(2, "conv2", first, second, 3, 2)
@@ -83,12 +92,14 @@ class TransformerNet(Generator):
         self.add_module(f"in{number}", self._norm(outputs))
         self.add_module(f"relu{number}", nn.ReLU(True))
 
-    def _norm(self, channels: int) -> Norm:
+    def _norm(self, channels: int) -> nn.Module:
+        if self.batched:
+            return nn.BatchNorm2d(channels, self.form.eps)
         return Norm(channels, eps=self.form.eps)
 
     def _convolution(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
         """A convolution and its padding."""
-        conv = nn.Conv2d(inputs, outputs, kernel, stride, bias=not self.form.zeros)
+        conv = Conv2d(inputs, outputs, kernel, stride, bias=not self.form.zeros)
         before = after = kernel // 2
         if not self.form.zeros:
             return named(pad=nn.ReflectionPad2d(before), conv2d=conv)
@@ -152,13 +163,13 @@ class VGGDecoder(Generator):
         for _ in range(list(encoder).count(0)):
             self.decoder.extend(decoder_step(channels, max(1, channels // 2)))
             channels = max(1, channels // 2)
-        self.decoder.extend([nn.ReflectionPad2d(4), nn.Conv2d(channels, 3, 9)])
+        self.decoder.extend([nn.ReflectionPad2d(4), Conv2d(channels, 3, 9)])
 
 
 def encoder_step(channels: int, width: int) -> Iterable[nn.Module]:
     """The layers that one number of VGG16's table stands for."""
     if width > 0:
-        return [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(True)]
+        return [Conv2d(channels, width, 3, padding=1), nn.ReLU(True)]
     return [nn.MaxPool2d(2)] if width == 0 else [Norm(channels)]
 
 
@@ -167,7 +178,7 @@ def decoder_step(channels: int, width: int) -> Iterable[nn.Module]:
     return [
         nn.Upsample(scale_factor=2),
         nn.ReflectionPad2d(1),
-        nn.Conv2d(channels, width, 3),
+        Conv2d(channels, width, 3),
         Norm(width),
         nn.ReLU(True),
     ]

@@ -4,7 +4,7 @@ shapes, and how to turn its state dict into this project's key names."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,19 +20,35 @@ State = Mapping[str, Tensor]
 BUILDERS: dict[str, Callable[..., Generator]] = {
     "cyclegan-resnet": ResNetGenerator,
     "dncnn": DnCNN,
-    "vgg-decoder": VGGDecoder,
+    "vgg-decoder": lambda encoder: vgg_decoder(encoder),
     "microast": MicroAST,
 }
+MOST_LAYERS = 500  # of one kind that files may ask for
+MOST_HALVINGS = 8
 LARGEST_TANH_INPUT = 10.0  # root mean square; a network without the final tanh has about 100 there
 
 
 def build_generator(architecture: str, hyperparameters: Mapping[str, Any]) -> Generator:
-    """An untrained generator; ValueError for an architecture that there is not."""
+    """An untrained generator; ValueError for an architecture that there is not and for sizes that none has."""
+    if architecture not in FORMS and architecture not in BUILDERS:
+        raise ValueError(f"unknown architecture {architecture[:60]!r}; known: {', '.join([*FORMS, *BUILDERS])}")
+    for name in ("blocks", "depth"):
+        if not 0 <= hyperparameters.get(name, 1) <= MOST_LAYERS:
+            raise ValueError(f"has {name} {hyperparameters[name]}; give 0 to {MOST_LAYERS}")
+    if hyperparameters.get("norm", "instance") not in ("instance", "batch"):
+        raise ValueError(f"has norm {str(hyperparameters['norm'])[:60]!r}; known: instance, batch")
+    if not 0 < hyperparameters.get("eps", 1.0) < float("inf"):
+        raise ValueError(f"has eps {hyperparameters['eps']}; give a number above 0")
     if architecture in FORMS:
         return TransformerNet(architecture, **hyperparameters)
-    if architecture not in BUILDERS:
-        raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join([*FORMS, *BUILDERS])}")
     return BUILDERS[architecture](**hyperparameters)
+
+
+def vgg_decoder(encoder: Sequence[int]) -> VGGDecoder:
+    """ValueError for more layers or halvings than pictures can have."""
+    if len(encoder) > MOST_LAYERS or list(encoder).count(0) > MOST_HALVINGS:
+        raise ValueError(f"has an encoder of {len(encoder)} layers, {list(encoder).count(0)} of which halve")
+    return VGGDecoder(encoder)
 
 
 @dataclass(frozen=True)
@@ -57,17 +73,19 @@ class Format:
 
 
 def detect(state: State) -> tuple[Format, Candidate]:
-    """The format of a canonical state dict, and what to load; ValueError where it is none of them."""
+    """The format of a canonical state dict, and what to load; ValueError where it is none of them. The generator has no
+    memory for its weights yet: the sizes that it was built by are a stranger's."""
     for form in FORMATS:
         if form.fits(state):
             try:
-                return form, form.read(state)
-            except (KeyError, IndexError, ValueError, RuntimeError) as error:
+                with torch.device("meta"):
+                    return form, form.read(state)
+            except Exception as error:  # of any kind: shapes lead wherever they like
                 raise ValueError(f"looks like {form.source}, but {missing(error)}") from None
     for what, keys in OTHERS.items():
         if all(any(re.fullmatch(pattern, key) for key in state) for pattern in keys):
             raise ValueError(f"is {what}, not a generator")
-    first = ", ".join(list(state)[:3])
+    first = ", ".join(list(state)[:3])[:200]
     raise ValueError(f"holds no generator known here (its keys begin with {first}); known: {', '.join(sources())}")
 
 
@@ -161,7 +179,10 @@ def read_tensorflow(state: State) -> Candidate:
     """Variables in the order of their creation: weight, shift and scale of each layer."""
     found = {key: re.fullmatch(r"Variable(?:_(\d+))?(?::0)?", key) for key in state}
     numbered = {int(match[1] or 0): state[key] for key, match in found.items() if match}
-    values = [numbered[number] for number in range(len(numbered) // 3 * 3)]
+    count = len(numbered) // 3 * 3
+    if gaps := [f"Variable_{number}" for number in range(count) if number not in numbered]:
+        raise KeyError(gaps[0])
+    values = [numbered[number] for number in range(count)]
     blocks = (len(values) // 3 - 6) // 2
     layers = [("conv1.conv2d", "in1"), ("conv2.conv2d", "in2"), ("conv3.conv2d", "in3")]
     layers += [(f"res{b}.conv{c}.conv2d", f"res{b}.in{c}") for b in range(1, blocks + 1) for c in (1, 2)]
@@ -199,6 +220,8 @@ def read_dncnn(state: State) -> Candidate:
 
 def read_vgg_decoder(state: State) -> Candidate:
     numbers = sorted({int(key.split(".")[1]) for key in state if key.startswith("encoder.")})
+    if numbers[-1] > MOST_LAYERS:
+        raise ValueError("too many layers")
     encoder: list[int] = []
     position = 0
     for number in numbers:
@@ -206,7 +229,7 @@ def read_vgg_decoder(state: State) -> Candidate:
         weight = state[f"encoder.{number}.weight"]
         encoder.append(weight.shape[0] if weight.dim() == 4 else -1)
         position = number + (2 if weight.dim() == 4 else 1)
-    return Candidate(VGGDecoder(encoder), state)
+    return Candidate(vgg_decoder(encoder), state)
 
 
 def read_microast(state: State) -> Candidate:
@@ -231,6 +254,7 @@ FORMATS = (
     Format("MicroAST", (r"content_encoder\.enc1\..*", r"decoder\.dec1\..*"), read_microast),
 )
 OTHERS = {
+    "the weights of the embedded backbone": (r"block1\.conv1\.weight",),
     "the weights of a VGG or SqueezeNet backbone": (r"features\.0\.(weight|bias)",),
     "the weights of a ResNet backbone": (r"layer1\.0\.conv1\.weight",),
     "a U-Net generator of pix2pix, which is not supported": (r"model\.model\..*",),

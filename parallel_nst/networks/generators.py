@@ -161,6 +161,7 @@ class Run:
         self._go(moments)
 
     def _go(self, moments: Moments | None) -> None:
+        self.waiting = None  # so that only the steps hold on to the activations, and let go of them in time
         try:
             self.waiting = next(self._steps) if moments is None else self._steps.send(moments)
         except StopIteration as end:
@@ -176,16 +177,23 @@ class Run:
 
 def through(layers: Iterable[nn.Module], x: Tensor) -> Steps:
     """Send `x` through a chain of layers, stopping before each normalisation."""
-    for layer in layers:
+    for layer in unpacked(layers):
         if isinstance(layer, Norm):
             x = layer(x, (yield x))
         elif isinstance(layer, Residual):
             x = x + (yield from through(layer.children(), x))
-        elif isinstance(layer, nn.Sequential):
-            x = yield from through(layer, x)
         else:
             x = layer(x)
     return x
+
+
+def unpacked(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """A chain with what is in its sequences in place of them, so that no sequence keeps its input until its end."""
+    for layer in layers:
+        if isinstance(layer, nn.Sequential):
+            yield from unpacked(layer)
+        else:
+            yield layer
 
 
 def leaves(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:

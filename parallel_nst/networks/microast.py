@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from parallel_nst.networks.convolutions import Conv2d
 from parallel_nst.networks.generators import UNIT, Generator, Residual, Steps, Style, through
 from parallel_nst.networks.moments import Moments, moments_of, rescaled
 
@@ -23,7 +24,7 @@ class ConvLayer(nn.Sequential):
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
         self.reflection_pad = nn.ReflectionPad2d(kernel // 2)
-        self.conv_layer = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups)
+        self.conv_layer = Conv2d(inputs, outputs, kernel, stride, groups=groups)
 
 
 class Filtered(nn.Module):
@@ -36,9 +37,9 @@ class Filtered(nn.Module):
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """weight, bias: (1, C, 1, 1)."""
-        y = torch.relu(weight * self.conv1(x) + bias * x)
-        modulated: Tensor = weight * self.conv2(y) + bias * y
-        return x + modulated
+        weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+        y = torch.relu(torch.addcmul(weight * self.conv1(x), bias, x))
+        return x + torch.addcmul(weight * self.conv2(y), bias, y)
 
 
 class Encoder(nn.Module):
