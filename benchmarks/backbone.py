@@ -8,7 +8,6 @@ can be compared whatever heads they were trained with. Cost: arithmetic, paramet
 from __future__ import annotations
 
 import argparse
-import random
 from pathlib import Path
 
 import page
@@ -71,8 +70,8 @@ def main() -> None:
     teacher.load_state_dict({key: value for key, value in state.items() if key.startswith("features.")})
     model = Distiller(settings, teacher.requires_grad_(False))
     training, held_out = split(load_photos(arguments.photos), settings)
-    streams = batches(training, settings, random.Random(0)), batches(held_out, settings, random.Random(1))
-    train, test = [next(streams[0]) for _ in range(12)], [next(streams[1]) for _ in range(6)]
+    streams = batches(training, settings, 0), batches(held_out, settings, 1)
+    train, test = ([stream.at(step)["images"] for step in range(n)] for stream, n in zip(streams, (12, 6), strict=True))
     rows, histories = [], []
     for path in arguments.weights:
         backbone = build_backbone("embedded", read_tensors(path))

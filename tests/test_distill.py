@@ -1,8 +1,8 @@
 """Training of the embedded backbone, on pictures of noise and in seconds."""
 
 import json
-import random
 from dataclasses import replace
+from random import Random
 
 import numpy as np
 import pytest
@@ -27,6 +27,11 @@ from parallel_nst.training.distill import (
 SETTINGS = DistillSettings(
     widths=((4,), (4,), (4,)), taps=(("relu2_1", "relu1"),), steps=4, batch=2, crop=32, warmup=1, held_out=2
 )
+
+
+@pytest.fixture(autouse=True)
+def few_batches_to_measure(monkeypatch):
+    monkeypatch.setattr("parallel_nst.training.distill.MEASURED", 2)
 
 
 @pytest.fixture(scope="module")
@@ -65,25 +70,59 @@ def test_folding_keeps_the_function():
 def test_training_lowers_the_error(teacher, photos, tmp_path):
     torch.manual_seed(0)
     settings = replace(SETTINGS, steps=40)
-    model = distill(settings, photos, teacher, tmp_path / "work.pt")
+    model = distill(settings, photos, teacher, tmp_path)
     fresh = Distiller(settings, teacher)
-    fresh.measure([next(batches(photos, settings, random.Random(0)))])
-    crops = next(batches(photos, settings, random.Random(3)))
+    statistics = {name: value for name, value in model.state_dict().items() if name.startswith(("mean_", "std_"))}
+    fresh.load_state_dict(statistics, strict=False)
+    crops = batches(photos, settings, 3).at(0)["images"]
     with torch.no_grad():
         assert float(model(crops).sum()) < 0.95 * float(fresh(crops).sum())
 
 
+def test_the_loop_does_what_its_settings_say(teacher, photos, tmp_path):
+    made = distill(SETTINGS, photos, teacher, tmp_path)
+    torch.manual_seed(SETTINGS.seed)
+    model = Distiller(SETTINGS, teacher)
+    model.to(memory_format=torch.channels_last)
+    stream = batches(split(photos, SETTINGS)[0], SETTINGS, SETTINGS.seed)
+    model.measure([stream.at(SETTINGS.steps + number)["images"] for number in range(2)])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=SETTINGS.learning_rate, weight_decay=SETTINGS.weight_decay)
+    for step in range(SETTINGS.steps):
+        optimizer.param_groups[0]["lr"] = learning_rate(step, SETTINGS)
+        optimizer.zero_grad()
+        model(stream.at(step)["images"].contiguous(memory_format=torch.channels_last)).sum().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+    torch.testing.assert_close(made.state_dict(), model.state_dict())
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(teacher, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("parallel_nst.training.distill.CHECKPOINT_EVERY", 2)
+    undisturbed = distill(SETTINGS, photos, teacher, tmp_path / "a")
+
+    def stop(status, *_):
+        if status.step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("parallel_nst.training.distill.tell", stop)
+        distill(SETTINGS, photos, teacher, tmp_path / "b")
+    resumed = distill(SETTINGS, photos, teacher, tmp_path / "b")
+    torch.testing.assert_close(resumed.state_dict(), undisturbed.state_dict(), rtol=0, atol=0)
+    losses = [(tmp_path / name / "losses.csv").read_text() for name in "ab"]
+    assert losses[0] == losses[1] and losses[0].count("\n") == SETTINGS.steps + 1
+
+
 def test_a_finished_run_is_not_run_again_and_other_settings_are_refused(teacher, photos, tmp_path):
-    work = tmp_path / "work.pt"
-    first = distill(SETTINGS, photos, teacher, work)
-    again = distill(SETTINGS, photos, teacher, work)
+    first = distill(SETTINGS, photos, teacher, tmp_path)
+    again = distill(SETTINGS, photos, teacher, tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     with pytest.raises(ValueError, match="other settings"):
-        distill(replace(SETTINGS, batch=3), photos, teacher, work)
+        distill(replace(SETTINGS, batch=3), photos, teacher, tmp_path)
 
 
 def test_what_is_exported_says_how_it_was_made(teacher, photos, tmp_path):
-    model = distill(SETTINGS, photos, teacher, tmp_path / "work.pt")
+    model = distill(SETTINGS, photos, teacher, tmp_path / "work")
     errors = export(model, photos[:2], SETTINGS, tmp_path / "small.safetensors")
     with safe_open(tmp_path / "small.safetensors", "pt") as file:
         metadata = file.metadata()
@@ -99,7 +138,7 @@ def test_held_out_photographs_are_not_trained_on(photos):
 
 
 def test_crops_are_squares_in_range_whatever_the_photograph():
-    rng = random.Random(0)
+    rng = Random(0)
     for shape in ((33, 200, 3), (40, 40, 3), (500, 400, 3)):
         photo = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
         for _ in range(8):

@@ -8,7 +8,7 @@ While it learns, each convolution is followed by batch normalisation (Ioffe and 
 weights at the end: the same function, trained several times faster.
 
 Run as `python -m parallel_nst.training.distill --photos DIR --teacher FILE --output FILE`; a stopped run goes on from
-its checkpoint when called again with the same settings.
+its checkpoints when called again with the same settings.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ import argparse
 import copy
 import json
 import logging
-import os
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
 from parallel_nst.networks.backbones import Backbone, Embedded, SqueezeNet
 from parallel_nst.networks.checkpoints import (
@@ -37,8 +38,16 @@ from parallel_nst.networks.checkpoints import (
     read_tensors,
     save_embedded,
 )
+from parallel_nst.networks.generators import Generator
+from parallel_nst.training.datasets import Batches
+from parallel_nst.training.fit import FitSettings, Status, Watch, fit
+from parallel_nst.training.objective import TOTAL, Batch, Losses, Phase
 
 TEACHER_FRAME = 3  # px, half of the 7x7 window of the teacher's first convolution
+MEASURED = 20  # batches that the teacher's statistics are taken from, behind those that are trained on
+CLIP = 5.0  # largest norm of the gradient
+CHECKPOINT_EVERY = 100  # steps
+EVALUATE_EVERY = 500  # steps
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +193,7 @@ def split(photos: list[np.ndarray], settings: DistillSettings) -> tuple[list[np.
     return [p for i, p in enumerate(photos) if i % every], photos[::every]
 
 
-def random_crop(photo: np.ndarray, settings: DistillSettings, rng: random.Random) -> Tensor:
+def random_crop(photo: np.ndarray, settings: DistillSettings, rng: Random) -> Tensor:
     """A square (3, crop, crop) in [0, 1], flipped half of the time, shrunk a quarter of the time."""
     side = settings.crop
     height, width = photo.shape[:2]
@@ -200,16 +209,13 @@ def random_crop(photo: np.ndarray, settings: DistillSettings, rng: random.Random
     return crop
 
 
-def batches(photos: list[np.ndarray], settings: DistillSettings, rng: random.Random) -> Iterator[Tensor]:
-    """Endless batches (batch, 3, crop, crop), every photograph once before any comes again."""
-    order: list[int] = []
-    while True:
-        crops = []
-        for _ in range(settings.batch):
-            if not order:
-                order = rng.sample(range(len(photos)), len(photos))
-            crops.append(random_crop(photos[order.pop()], settings, rng))
-        yield torch.stack(crops).contiguous(memory_format=torch.channels_last)
+def batches(photos: list[np.ndarray], settings: DistillSettings, seed: int) -> Batches:
+    """Batches {"images": (batch, 3, crop, crop)}, of fewer crops where there are fewer photographs."""
+
+    def cut(photo: np.ndarray, rng: Random) -> Tensor:
+        return random_crop(photo, settings, rng)
+
+    return Batches({"images": photos}, min(settings.batch, len(photos)), cut, seed)
 
 
 def learning_rate(step: int, settings: DistillSettings) -> float:
@@ -224,64 +230,72 @@ def learning_rate(step: int, settings: DistillSettings) -> float:
 def evaluate(model: Distiller, photos: list[np.ndarray], settings: DistillSettings) -> dict[str, float]:
     """Errors by tap on fixed crops of held-out photographs."""
     model.eval()
-    stream = batches(photos, settings, random.Random(1))
-    errors = torch.stack([model(next(stream)) for _ in range(10)]).mean(0)
+    stream = batches(photos, settings, seed=1)
+    errors = torch.stack([model(stream.at(step)["images"]) for step in range(10)]).mean(0)
     model.train()
     return {tap: round(float(e), 4) for (tap, _), e in zip(model.taps, errors, strict=True)}
 
 
+class Lesson(nn.Module):
+    """The distiller as a phase's module: the sum of the taps' errors is what it learns from."""
+
+    def __init__(self, model: Distiller) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Losses:
+        errors = self.model(batch["images"].contiguous(memory_format=torch.channels_last))
+        return {TOTAL: errors.sum(), **{tap: e for (tap, _), e in zip(self.model.taps, errors, strict=True)}}
+
+
+class Distillation:
+    """The objective that the loop trains: one network, one optimiser, nothing to look at."""
+
+    def __init__(self, model: Distiller, settings: DistillSettings) -> None:
+        rate, decay = settings.learning_rate, settings.weight_decay
+        optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
+        schedule = LambdaLR(optimizer, lambda step: learning_rate(step, settings) / rate)
+        self.networks: Mapping[str, nn.Module] = {"distiller": model}
+        self.generators: Mapping[str, Generator] = {}
+        self.phases: Sequence[Phase] = [Phase("distil", Lesson(model), optimizer, schedule, clip=CLIP)]
+
+    def memory(self) -> Mapping[str, Any]:
+        """Nothing: all is in the network."""
+        return {}
+
+    def restore(self, memory: Mapping[str, Any]) -> None:
+        """Nothing to take back."""
+
+    def sample(self, inputs: Batch) -> Tensor:
+        """The crops themselves: features are nothing to look at."""
+        return inputs["images"]
+
+
 def distill(settings: DistillSettings, photos: list[np.ndarray], teacher: SqueezeNet, work: Path) -> Distiller:
-    """Train to the last step, going on from `work` if it holds a checkpoint of the same settings."""
+    """Train to the last step, going on from the folder `work` if it holds a checkpoint of the same settings."""
     torch.manual_seed(settings.seed)
     training, held_out = split(photos, settings)
     model = Distiller(settings, teacher)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    first = 0
-    if work.exists():
-        saved = torch.load(work, weights_only=True)
-        if saved["settings"] != json.dumps(asdict(settings)):
-            raise ValueError(f"{work} is a checkpoint of other settings; move it away or name another --work file")
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        first = saved["step"]
-    stream = batches(training, settings, random.Random(settings.seed + first))
-    if first == 0:
-        model.measure([next(stream) for _ in range(20)])
-    running = torch.zeros(len(settings.taps))
-    for step in range(first, settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings)
-        errors = model(next(stream))
-        optimizer.zero_grad(set_to_none=True)
-        errors.sum().backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        running = running * 0.98 + errors.detach() * 0.02 if step > first else errors.detach()
-        if (step + 1) % 100 == 0 or step + 1 == settings.steps:
-            log.info("step %d of %d: %s", step + 1, settings.steps, " ".join(f"{e:.3f}" for e in running.tolist()))
-            save_checkpoint(work, settings, model, optimizer, step + 1)
-        if (step + 1) % 500 == 0:
-            log.info("held out: %s", evaluate(model, held_out, settings))
+    stream = batches(training, settings, settings.seed)
+    model.measure([stream.at(settings.steps + number)["images"] for number in range(MEASURED)])
+    every = FitSettings(settings.steps, CHECKPOINT_EVERY, sample_every=0, recipe=asdict(settings))
+    watch = Watch(
+        on_step=lambda status: tell(status, model, held_out, settings),
+        notify=lambda line: log.info("%s", line),
+    )
+    fit(Distillation(model, settings), stream, every, work, resume=True, watch=watch)
     log.info("final held out: %s", evaluate(model, held_out, settings))
     return model
 
 
-def save_checkpoint(
-    work: Path, settings: DistillSettings, model: Distiller, optimizer: torch.optim.Optimizer, step: int
-) -> None:
-    """Written aside and renamed: a stop at any moment leaves the last whole one."""
-    aside = work.with_suffix(".part")
-    torch.save(
-        {
-            "settings": json.dumps(asdict(settings)),
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "step": step,
-        },
-        aside,
-    )
-    os.replace(aside, work)
+def tell(status: Status, model: Distiller, held_out: list[np.ndarray], settings: DistillSettings) -> None:
+    """Errors by tap every hundred steps, those on held-out photographs every five hundred."""
+    if status.step % CHECKPOINT_EVERY == 0 or status.step == status.steps:
+        errors = " ".join(f"{status.losses[f'distil/{tap}']:.3f}" for tap, _ in settings.taps)
+        log.info("step %d of %d, %.1f crops/s: %s", status.step, status.steps, status.images_per_second, errors)
+    if status.step % EVALUATE_EVERY == 0:
+        log.info("held out: %s", evaluate(model, held_out, settings))
 
 
 def export(model: Distiller, held_out: list[np.ndarray], settings: DistillSettings, output: Path) -> dict[str, float]:
@@ -299,7 +313,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="a folder of photographs")
     parser.add_argument("--teacher", type=Path, required=True, help="SqueezeNet 1.0 weights, torchvision's key names")
     parser.add_argument("--output", type=Path, required=True, help="the safetensors file to write")
-    parser.add_argument("--work", type=Path, required=True, help="checkpoint to write and to go on from")
+    parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints, to write and to go on from")
     parser.add_argument("--settings", default="{}", help="JSON of the settings that differ from the defaults")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
