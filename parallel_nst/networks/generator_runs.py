@@ -2,6 +2,8 @@
 
     generator = prepare(generator, "cpu", "bfloat16")
     made = stylise(generator, pictures, memory=2 << 30)
+
+Pictures that do not fit go through in tiles (`generator_tiles`).
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ PROBE = 256  # px of the picture that it is measured on
 SIDES = (250, 378)  # px of the pictures on which memory is counted; they have to be extended, as most have
 WORKSPACE = 1.1  # what the kernels of convolutions take besides the tensors
 SPARE = 32 << 20  # bytes that the allocator keeps in pieces of its own
+MORE_THAN_ANY = 1 << 14  # bytes a px that a pass may take: what fits so needs no counting, which takes a second
 OUTPUT = 12  # bytes a px of the stylised picture: three channels in float32
 MIB = 1 << 20
 SHRINK = 0.9  # from one side of tiles that is tried to the next
@@ -252,7 +255,8 @@ def stylise(
     pass. ValueError where not even the smallest sensible tiles fit.
     """
     batch, _, height, width = pictures.shape
-    if peak_bytes(generator, height, width, batch=batch) <= memory:
+    small = batch * prod(generator.extended_size(height, width)) * MORE_THAN_ANY <= memory
+    if small or peak_bytes(generator, height, width, batch=batch) <= memory:
         return Made(generator(pictures, style), 1)
     tiling = chosen_tiling(generator, height, width, memory, batch, statistics)
     tiles = tiling.tiles
