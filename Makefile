@@ -40,7 +40,7 @@ format: $(DEV)  ## put the code into the form that lint asks for
 check: lint test  ## lint and test
 
 bench: $(DEV)  ## run every benchmark; each writes its own page
-	@set -e; for file in benchmarks/[a-z]*.py; do echo "$$file"; $(BIN)/python "$$file" $(ARGS); done
+	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do echo "$$file"; $(BIN)/python "$$file" $(ARGS); done
 
 clean:  ## remove all that make has made
 	rm -rf $(VENV) $(OUTPUT) build dist .mypy_cache .pytest_cache .ruff_cache

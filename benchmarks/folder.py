@@ -20,13 +20,14 @@ from typing import Any
 import page
 import psutil
 import torch
-from parallel_nst.networks.generator_runs import prepare
+from photographs import write_photographs
 
 from parallel_nst.images import read_image
 from parallel_nst.jobs.folder import FolderJob, FolderReport, FolderStatus, paint_folder
 from parallel_nst.jobs.models import GeneratorModel, GeneratorOptions, generator_model
 from parallel_nst.networks.feedforward import TransformerNet
 from parallel_nst.networks.generator_files import save_generator
+from parallel_nst.networks.generator_runs import prepare
 from parallel_nst.pools import resolved_dtype, usable_cores
 from parallel_nst.workers import WorkerSpec
 
@@ -174,10 +175,8 @@ def settings_of(options: argparse.Namespace, folder: Path) -> list[Setting]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", type=Path, required=True, help="folder of photographs")
-    parser.add_argument(
-        "--checkpoints", type=Path, default=Path("checkpoints"), help="with la_muse.npz, microast"
-    )
+    parser.add_argument("--photos", type=Path, help="folder of photographs; else pieces of the bundled one")
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="with la_muse.npz, microast")
     parser.add_argument("--style", type=Path, default=Path("parallel_nst/styles/swirls.jpg"))
     parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--count", type=int, default=64, help="photographs of the throughput")
@@ -188,6 +187,10 @@ def main() -> None:
     if options.quick:
         options.count, options.many, options.repeats = 16, 36, 1
     with tempfile.TemporaryDirectory() as folder:
+        if options.photos is None:
+            options.photos = Path(folder) / "photographs"
+            options.photos.mkdir()
+            write_photographs(options.photos, options.many)
         settings = settings_of(options, Path(folder))
         every = sorted(options.photos.glob("*.jpg"))[: options.many]
         last = settings[-1]

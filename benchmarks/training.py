@@ -12,25 +12,14 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-import cv2
-import numpy as np
 import page
+from photographs import write_photographs
 
-from parallel_nst.cli_options import bundled_content, bundled_style
+from parallel_nst.cli_options import bundled_style
 from parallel_nst.pools import usable_cores
 
-PICTURES, SIDE = 48, 300  # cut from the bundled photograph
+PICTURES = 48
 ONE_CORE = "1 worker x 1 thread"
-
-
-def write_pictures(folder: Path, count: int) -> None:
-    """Squares of the bundled photograph at several scales, as JPEG."""
-    whole, rng = cv2.imread(str(bundled_content())), np.random.default_rng(0)
-    for number in range(count):
-        side = int(rng.integers(SIDE // 2, min(whole.shape[:2]) + 1))
-        top, left = (int(rng.integers(0, length - side + 1)) for length in whole.shape[:2])
-        piece = cv2.resize(whole[top : top + side, left : left + side], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-        cv2.imwrite(str(folder / f"{number}.jpg"), piece)
 
 
 def trained(folder: Path, workers: int, cores: int, options: argparse.Namespace) -> dict[str, float]:
@@ -87,7 +76,7 @@ def main() -> None:
     }
     reports: dict[str, list[dict[str, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
-        write_pictures(Path(folder), max(PICTURES, options.batch))
+        write_photographs(Path(folder), max(PICTURES, options.batch))
         for _ in range(options.rounds):
             for name, (workers, used) in settings.items():
                 reports[name].append(trained(Path(folder), workers, used, options))

@@ -8,12 +8,23 @@ import numpy as np
 import pytest
 
 from parallel_nst import cli
+from parallel_nst.cli_train import feedforward_command
 from parallel_nst.images import Picture, write_image
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = ["--size", "48", "--steps", "1", "--scales", "1"]
-SMALLER = {"plan": ["--speed", "100"], "compare": [*SMALL, "--repeats", "1"]}
+TRAINING = ["--size", "32", "--steps", "1", "--batch", "2"]
+SMALLER = {
+    "plan": ["--speed", "100"],
+    "compare": [*SMALL, "--repeats", "1"],
+    "batch": ["--size", "48"],
+    "batch --style": SMALL,
+    "models": [],
+    "train feedforward": [*TRAINING, "--width", "4", "--blocks", "1", "--style-size", "32"],
+    "train cyclegan": [*TRAINING, "--generator-width", "4", "--discriminator-width", "4"],
+}
+ALONE = ("tile-run", "compare", "batch", "train")  # Ray is tested elsewhere
 
 
 def blocks(language):
@@ -22,10 +33,13 @@ def blocks(language):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with the two files that the README speaks of."""
+    """A folder with the files that the README speaks of."""
     rng = np.random.default_rng(0)
-    for name in ("photo.jpg", "painting.jpg"):
-        write_image(tmp_path / name, Picture(rng.random((30, 40, 3), np.float32)))
+    many = [f"{folder}/{number}.jpg" for folder in ("photos", "horses", "zebras") for number in range(4)]
+    for name in ("photo.jpg", "painting.jpg", *many):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        write_image(path, Picture(rng.random((40, 50, 3), np.float32)))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -36,15 +50,16 @@ def test_the_commands_run_as_written_one_after_the_other(folder, monkeypatch, ca
     for command in commands:
         program, verb, *options = shlex.split(command)
         assert program == "pnst"
-        one = ["--workers", "1"] if verb in ("tile-run", "compare") else []  # Ray is tested elsewhere
-        small = SMALLER.get(verb, SMALL)
+        one = ["--workers", "1"] if verb in ALONE else []
+        kinds = (f"{verb} {options[0]}" if options else verb, f"{verb} --style" if "--style" in options else verb, verb)
+        small = next((SMALLER[kind] for kind in kinds if kind in SMALLER), SMALL)
         monkeypatch.setattr("sys.argv", ["pnst", verb, *options, *small, *one])
         with pytest.raises(SystemExit) as end:
             cli.main()
         assert end.value.code == 0, capsys.readouterr().err
-    assert {"coffee-swirls.png", "out.png", "large.tif", "mine.toml", "again.png"} <= {
-        path.name for path in folder.iterdir()
-    }
+    made = "coffee-swirls.png out.png large.tif mine.toml again.png painted by-optimisation runs"
+    assert set(made.split()) <= {path.name for path in folder.iterdir()}
+    assert len(list((folder / "painted").glob("*.jpg"))) == len(list((folder / "by-optimisation").glob("*.jpg"))) == 4
 
 
 def test_the_python_example_runs(folder):
@@ -67,5 +82,6 @@ def test_make_targets_it_names_exist():
 
 
 def test_options_it_names_exist():
-    names = {"--" + name.replace("_", "-") for name in cli.tile_run_command.__annotations__}
+    commands = (cli.tile_run_command, cli.batch_command, feedforward_command)
+    names = {"--" + name.replace("_", "-") for command in commands for name in command.__annotations__}
     assert set(re.findall(r"`(--[a-z-]+)", README)) <= names
