@@ -27,6 +27,7 @@ from parallel_nst.cli_options import (
     switch,
 )
 from parallel_nst.cli_progress import progress_bar
+from parallel_nst.errors import printable
 from parallel_nst.jobs.manifest import MANIFEST
 from parallel_nst.recipe import Recipe
 
@@ -46,7 +47,7 @@ BATCH_FLAGS = {
         ),
         default=REQUIRED,
     ),
-    "out": Flag(Path, typer.Argument(metavar="OUT", help="Folder to write to.", show_default=False), default=REQUIRED),
+    "out": Flag(str, typer.Argument(metavar="OUT", help="Folder to write to.", show_default=False), default=REQUIRED),
     "model": Flag(
         str | None,
         typer.Option(help="Generator: a name ('pnst models list') or a file of weights.", show_default="a bundled one"),
@@ -78,7 +79,7 @@ class BatchFlags:
     """Options of `batch` that are not part of the recipe."""
 
     source: str
-    out: Path
+    out: str
     model: str | None
     style: Path | None
     strength: float | None
@@ -130,8 +131,15 @@ def job_of(flags: BatchFlags, recipe: Recipe, options: Mapping[str, Any]) -> Fol
     from parallel_nst.jobs.models import GeneratorOptions
 
     optimises = flags.model is None and flags.style is not None
+    if not flags.out:
+        raise typer.BadParameter("OUT is empty; name a folder to write to, . for this one")
     given = [name for name in ("strength",) if optimises and options[name] is not None]
     if not optimises:
+        for name in ("strength", "style_size"):
+            if flags.style is None and options[name] is not None:
+                raise typer.BadParameter(
+                    f"--{name.replace('_', '-')} is for a style picture; give --style too, or leave it out"
+                )
         knobs = {spec.name for spec in fields(Recipe) if "help" in spec.metadata} - BOTH
         given = [name for name in (*sorted(knobs), *LAYER_FLAGS, "weights", "recipe") if options[name] is not None]
     if given:
@@ -149,7 +157,7 @@ def job_of(flags: BatchFlags, recipe: Recipe, options: Mapping[str, Any]) -> Fol
         raise typer.BadParameter(str(error)) from None
     return FolderJob(
         source=flags.source,
-        out=flags.out,
+        out=Path(flags.out),
         model=flags.model,
         style=None if flags.style is None else chosen_style(flags.style),
         options=generator,
@@ -180,7 +188,7 @@ def describe(status: FolderStatus) -> str:
 
 def failures(report: FolderReport, job: FolderJob) -> list[str]:
     """A line for each picture that failed, or for the first of very many."""
-    lines = [f"{entry.name}: {entry.error}" for entry in report.failures]
+    lines = [printable(f"{entry.name}: {entry.error}") for entry in report.failures]
     if len(lines) <= MOST_FAILURES:
         return lines
     return [*lines[:MOST_FAILURES], f"and {len(lines) - MOST_FAILURES} more, all in {job.out / MANIFEST}"]
@@ -188,15 +196,15 @@ def failures(report: FolderReport, job: FolderJob) -> list[str]:
 
 def summary(report: FolderReport, job: FolderJob) -> str:
     """One line."""
-    ran = report.ran
+    ran, out = report.ran, printable(str(job.out))
     skipped = f", {report.skipped} already there" if report.skipped else ""
     failed = f", {report.failed} failed" if report.failed else ""
     pictures = f"{ran.painted} picture{'s' * (ran.painted != 1)} painted with {report.model}"
     if not ran.workers:
-        return f"{job.out}: {pictures}{skipped}{failed}, {report.seconds:.1f} s"
+        return f"{out}: {pictures}{skipped}{failed}, {report.seconds:.1f} s"
     workers = f"{ran.workers} worker{'s' * (ran.workers != 1)} x {ran.threads} thread{'s' * (ran.threads != 1)}"
     speed = f" ({ran.painted / ran.seconds:.2f}/s while painting)" if ran.painted else ""
-    return f"{job.out}: {pictures}{skipped}{failed}, {workers}, {ran.dtype}, {report.seconds:.1f} s{speed}"
+    return f"{out}: {pictures}{skipped}{failed}, {workers}, {ran.dtype}, {report.seconds:.1f} s{speed}"
 
 
 def as_dict(report: FolderReport) -> dict[str, Any]:

@@ -240,4 +240,4 @@ def bundled_style(name: str = STYLES[0]) -> Path:
 def chosen_style(path: Path | None) -> Path:
     """The style image that an option means: a file before a bundled painting of that name."""
     name = str(path or STYLES[0])
-    return bundled_style(name) if name in STYLES and not Path(name).exists() else Path(name)
+    return bundled_style(name) if name in STYLES and not Path(name).is_file() else Path(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -74,6 +75,19 @@ def test_a_bad_picture_is_one_line_and_an_exit_code(pnst: Pnst) -> None:
     assert sorted(path.name for path in Path("out").iterdir()) == ["1.png", "2.png", "manifest.jsonl"]
 
 
+def test_what_is_odd_about_a_picture_is_its_own_line(pnst: Pnst) -> None:
+    """A name that a terminal would obey, a pipe in a list, a size that no memory holds."""
+    Path("in/a\x1b[31m\n.png").write_bytes(b"")
+    os.mkfifo("pipe.png")
+    Path("list.txt").write_text("pipe.png\nin/1.png\n")
+    lines = pnst("in", "out", *MODEL).err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("pnst: a\\x1b[31m .png: ") and "\x1b" not in lines[0]
+    lines = pnst("list.txt", "listed", *MODEL).err.splitlines()
+    assert len(lines) == 1 and "pipe.png: not a regular file" in lines[0]
+    lines = pnst("in/1.png", "large", *MODEL, "--size", "99999999").err.splitlines()
+    assert len(lines) == 1 and "give a smaller --size" in lines[0]
+
+
 def test_of_very_many_failures_the_first_are_named(pnst: Pnst, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli_batch, "MOST_FAILURES", 2)
     for number in range(5):
@@ -112,6 +126,11 @@ def test_a_list_on_stdin(pnst: Pnst) -> None:
         (("in", "out", *MODEL, "--dtype", "float64"), ("float64", "bfloat16")),
         (("in", "out", *MODEL, "--statistics", "guess"), ("guess", "thumbnail")),
         (("in", "out", *MODEL, "--size", "-3"), ("-3",)),
+        (("in", "", *MODEL), ("OUT",)),
+        (("", "out", *MODEL), ("IN",)),
+        (("in", "out", *MODEL, "--strength", "0.5"), ("--strength", "--style")),
+        (("in", "out", *MODEL, "--style-size", "64"), ("--style-size", "--style")),
+        (("fifo.png", "out", *MODEL), ("fifo.png", "regular file")),
         (("in", "out", "--style", "in/1.png", "--strength", "0.5"), ("--strength", "--model")),
         (("in", "out", "--style", "nowhere.png"), ("nowhere.png",)),
         (("in", "out", "--style", "in/1.png", "--steps", "0"), ("steps", "0")),
@@ -120,6 +139,7 @@ def test_a_list_on_stdin(pnst: Pnst) -> None:
 def test_what_cannot_be_is_one_line_and_makes_nothing(
     pnst: Pnst, arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
+    os.mkfifo("fifo.png")
     run = pnst(*arguments)
     assert run.code in (1, 2) and run.out == ""
     assert len(run.err.splitlines()) == 1 and run.err.startswith("pnst: ")
@@ -134,5 +154,5 @@ def test_an_address_that_is_none_is_one_line(pnst: Pnst) -> None:
 
 
 def test_strength_is_checked_for_generators(pnst: Pnst) -> None:
-    run = pnst("in", "out", *MODEL, "--strength", "2")
+    run = pnst("in", "out", *MODEL, "--style", "in/1.png", "--strength", "2")
     assert run.code == 2 and "strength" in run.err and "0 to 1" in run.err

@@ -174,6 +174,14 @@ def test_bfloat16_is_within_a_grey_level_for_real_weights(path):
     assert 0 < (exact - rough).abs().mean() <= ENOUGH
 
 
+@pytest.mark.parametrize(("path", "dtype"), [("udnie.npz", "bfloat16"), ("rain_princess.npz", "float32")])
+def test_real_weights_that_bfloat16_changes_in_a_sky_stay_in_float32(path, dtype):
+    if not (CHECKPOINTS / path).exists():
+        pytest.skip("public checkpoints are not here")
+    generator, _ = read_generator(CHECKPOINTS / path)
+    assert chosen_dtype(generator, native=True) == dtype
+
+
 def test_a_generator_that_bfloat16_changes_visibly_stays_in_float32():
     """MicroAST multiplies its features by the style's deviations and so their rounding too: two to four levels."""
     if not (CHECKPOINTS / "microast").exists():

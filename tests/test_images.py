@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -818,6 +819,21 @@ def test_permissions_follow_the_umask(tmp_path: Path, suffix: str, mask: int) ->
     finally:
         os.umask(before)
     assert (tmp_path / f"a{suffix}").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".bmp", ".png", ".tif"])
+def test_no_encoder_writes_past_the_file_object(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the file object sees that a full disk has taken a part of what was written."""
+
+    class Plain(io.BytesIO):
+        def fileno(self) -> int:
+            raise AssertionError("the descriptor is nobody's business")
+
+    path, file = tmp_path / f"a{suffix}", Plain()
+    monkeypatch.setattr(images, "_written_aside", lambda path: contextlib.nullcontext(file))
+    write_image(path, Picture(smooth()))
+    path.write_bytes(file.getvalue())
+    assert np.abs(read_image(path).pixels - smooth()).max() < 0.1
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), RuntimeError("x")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -88,4 +89,6 @@ def write(
     }
     metadata = {"icc_profile": icc, "exif": exif, "dpi": dpi}
     given = options[form] | {name: value for name, value in metadata.items() if value is not None}
-    Image.fromarray(samples).save(file, form, **given)
+    whole = BytesIO()  # Pillow, given a file, takes no notice when a full disk takes only a part of what it writes
+    Image.fromarray(samples).save(whole, form, **given)
+    file.write(whole.getbuffer())

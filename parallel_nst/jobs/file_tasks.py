@@ -112,6 +112,8 @@ def open_file(number: int, work: FileWork, writing: Writing) -> Opened | Outcome
     """The picture, or what came of it: it cannot be read, or it was painted by a worker that then died."""
     began = time.perf_counter()
     try:
+        if work.source.exists() and not work.source.is_file():
+            raise ValueError(f"{work.source}: not a regular file: save the picture to one first")
         size, modified = input_state(work.source)
         digest = file_digest(work.source)
         known = Outcome(digest=digest, size=size, modified=modified)

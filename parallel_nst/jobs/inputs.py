@@ -69,14 +69,16 @@ def find_inputs(source: str, stdin: TextIO | None = None, *, out: Path | None = 
             raise ValueError(f"{source}: no pictures in this folder ({' '.join(INPUT_SUFFIXES)}): name another")
     elif path.suffix.lower() in LIST_SUFFIXES and os.path.isfile(source):
         found = _listed(_read(path), path.parent, source)
-    elif os.path.exists(source):
+    elif os.path.isfile(source):
         found = [Source(path, Path(path.name))]
+    elif os.path.exists(source):
+        raise ValueError(f"{source}: not a regular file: save the picture to one first")
     elif _WILD.search(source):
         found = _ordered(_globbed(path, _place(out)))
         if not found:
             raise ValueError(f"{source}: no file fits this pattern: check it, and that it stands in quotes")
     else:
-        raise ValueError(f"{source}: no such file or folder: check the name")
+        raise ValueError(f"{source or 'IN'}: no such file or folder: check the name")
     return _once(found)
 
 

@@ -22,6 +22,7 @@ from parallel_nst.scales import Budget, chosen_layers, settled
 from parallel_nst.stylize import carried, stylize
 from parallel_nst.workers import SerialPool, Worker
 
+PICTURE = 24  # bytes a px: three channels in float32, given and made
 SHARE_OF_GPU = 0.8  # of its free memory that a pass may take
 
 
@@ -97,6 +98,7 @@ class GeneratorPainter:
         pictures: Sequence[Picture],
     ) -> list[Painted]:
         """All pictures in one pass."""
+        check_room(pictures[0].size, self.size, memory // len(pictures))
         pixels = [scaled(picture.pixels, self.size) for picture in pictures]
         batch = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(device)
         del pixels
@@ -131,6 +133,13 @@ class GatysPainter:
             return Painted(made.picture, (f"loss {made.loss:.4f}",))
 
         return lambda pictures: [paint(picture) for picture in pictures]
+
+
+def check_room(size: tuple[int, int], longest: int, memory: int) -> None:
+    """ValueError for a picture that will not be held in `memory` bytes once its longer side is `longest` px."""
+    width, height = fit(size, longest) if longest else size
+    if PICTURE * width * height > memory:
+        raise ValueError(f"size {width}x{height} px is more than the memory of a worker holds; give a smaller --size")
 
 
 def scaled(pixels: np.ndarray, longest: int) -> np.ndarray:
