@@ -61,9 +61,11 @@ BATCH_FLAGS = {
     ),
     "strength": Flag(float | None, number_option(float, help="Of the style of --style with a model, 0 to 1."), None),
     "statistics": Flag(
-        str,
-        typer.Option(help="Of normalisation, for pictures in tiles: exact, or of a thumbnail, which is sooner."),
-        default="exact",
+        str | None,
+        typer.Option(
+            help="Of normalisation, for pictures in tiles: exact, or of a thumbnail, which is sooner.",
+            show_default="exact",
+        ),
     ),
     "format": Flag(str | None, typer.Option(help="Of all outputs, such as png.", show_default="each picture's own")),
     "suffix": Flag(str, typer.Option(help="Put behind each name, such as -wave."), default=""),
@@ -83,7 +85,7 @@ class BatchFlags:
     model: str | None
     style: Path | None
     strength: float | None
-    statistics: str
+    statistics: str | None
     format: str | None
     suffix: str
     overwrite: bool
@@ -133,7 +135,7 @@ def job_of(flags: BatchFlags, recipe: Recipe, options: Mapping[str, Any]) -> Fol
     optimises = flags.model is None and flags.style is not None
     if not flags.out:
         raise typer.BadParameter("OUT is empty; name a folder to write to, . for this one")
-    given = [name for name in ("strength",) if optimises and options[name] is not None]
+    given = [name for name in ("strength", "statistics") if optimises and options[name] is not None]
     if not optimises:
         for name in ("strength", "style_size"):
             if flags.style is None and options[name] is not None:
@@ -150,8 +152,8 @@ def job_of(flags: BatchFlags, recipe: Recipe, options: Mapping[str, Any]) -> Fol
             size=recipe.size if options["size"] is not None else 0,
             style_size=recipe.style_size or GeneratorOptions.style_size,
             strength=1.0 if flags.strength is None else flags.strength,
-            statistics=cast(Any, flags.statistics),  # checked there
-            dtype=recipe.dtype,
+            statistics=cast(Any, flags.statistics or GeneratorOptions.statistics),  # checked there
+            dtype="auto" if optimises else recipe.dtype,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

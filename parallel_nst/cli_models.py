@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parallel_nst.errors import message_of
+from parallel_nst.errors import message_of, printable
 
 if TYPE_CHECKING:  # PyTorch takes seconds to load
     from parallel_nst.networks.generator_files import GeneratorInfo
@@ -99,15 +99,10 @@ def as_text(facts: dict[str, Any]) -> str:
         "style": "any style picture (--style)" if facts["takes_style"] else "its own",
         "digest": facts["digest"],
     }
-    rows = [*lines.items(), *(("note", note) for note in facts["notes"])]
-    rows += [(one_line(key), one_line(text)) for key, text in sorted(facts["metadata"].items())]
+    rows = [*lines.items(), *(("note", printable(note)) for note in facts["notes"])]
+    rows += [(printable(key), printable(text)) for key, text in sorted(facts["metadata"].items())]
     width = max(len(name) for name, _ in rows)
-    return "\n".join([facts["model"], *(f"  {name:{width}}  {text}" for name, text in rows)])
-
-
-def one_line(text: str) -> str:
-    """Text from a file, fit for a terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    return "\n".join([printable(facts["model"]), *(f"  {name:{width}}  {text}" for name, text in rows)])
 
 
 @models_app.command("convert")

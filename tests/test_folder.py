@@ -21,7 +21,7 @@ from parallel_nst.images import Picture, read_image, read_settings, write_image
 from parallel_nst.jobs import folder
 from parallel_nst.jobs.decisions import file_digest
 from parallel_nst.jobs.file_tasks import PaintFiles, stamp_of
-from parallel_nst.jobs.folder import FolderJob, FolderReport, FolderStatus, grouped, paint_folder
+from parallel_nst.jobs.folder import FolderJob, FolderReport, FolderStatus, grouped, paint_folder, work_of
 from parallel_nst.jobs.inputs import Source, Target
 from parallel_nst.jobs.manifest import MANIFEST
 from parallel_nst.jobs.models import GeneratorOptions
@@ -266,6 +266,18 @@ def test_neighbours_make_a_task_but_large_files_go_alone(
     groups = grouped(todo, at_once, workers)
     assert [target for group in groups for target in group] == todo
     assert [len(group) for group in groups] == lengths
+
+
+def test_workers_are_given_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their current folder is that in which Ray was started."""
+    monkeypatch.chdir(tmp_path)
+    work = work_of(Target(Source(Path("in/a.png"), Path("a.png")), Path("out/a.png"), "a.png"))
+    assert (work.source, work.output) == (tmp_path / "in/a.png", tmp_path / "out/a.png")
+
+
+def test_workers_without_room_for_a_picture_are_refused_before_the_first(job: FolderJob) -> None:
+    with pytest.raises(ValueError, match=r"300 MiB of memory .* 1 workers.*; give more --memory or fewer --workers"):
+        paint(replace(job, memory="300MiB"))
 
 
 class Deadly(SerialPool):

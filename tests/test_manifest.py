@@ -369,7 +369,7 @@ def test_a_batch_may_replace_its_output_even_after_a_failure_and_a_restart(case)
 # --- digests, stamps
 
 
-@pytest.mark.parametrize("size", [0, 1, module._BLOCK - 1, module._BLOCK, 2 * module._BLOCK + 7])
+@pytest.mark.parametrize("size", [0, 1, decisions._BLOCK - 1, decisions._BLOCK, 2 * decisions._BLOCK + 7])
 def test_digest_of_a_file(tmp_path, size):
     data = bytes(range(251)) * (size // 251 + 1)
     (tmp_path / "f").write_bytes(data[:size])

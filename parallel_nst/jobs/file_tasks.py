@@ -14,6 +14,7 @@ from parallel_nst.jobs.decisions import file_digest, input_state, stamp, stamped
 from parallel_nst.jobs.painters import Brush, Painted, Painter
 from parallel_nst.workers import Shared, Worker
 
+ANY_SIZE = 1 << 62  # px: what this program has written it reads
 READ_AHEAD = 1 << 22  # px of pictures that wait for others of their size
 
 
@@ -117,9 +118,8 @@ def open_file(number: int, work: FileWork, writing: Writing) -> Opened | Outcome
         size, modified = input_state(work.source)
         digest = file_digest(work.source)
         known = Outcome(digest=digest, size=size, modified=modified)
-        if stamp_of(work.output) == (digest, writing.recipe):
-            width, height = read_image(work.output, max_pixels=writing.max_pixels).size
-            return replace(known, width=width, height=height)
+        if stamp_of(work.output) == (digest, writing.recipe) and (size_there := whole_size(work.output)):
+            return replace(known, width=size_there[0], height=size_there[1])
         picture = read_image(work.source, max_pixels=writing.max_pixels)
     except Exception as error:
         return Outcome(message_of(error), seconds=time.perf_counter() - began)
@@ -127,11 +127,19 @@ def open_file(number: int, work: FileWork, writing: Writing) -> Opened | Outcome
     return Opened(number, picture, replace(known, notes=notes, seconds=time.perf_counter() - began))
 
 
+def whole_size(output: Path) -> tuple[int, int] | None:
+    """Width and height in px of a picture that can be read to its end; None where it cannot."""
+    try:
+        return read_image(output, max_pixels=ANY_SIZE).size
+    except (OSError, ValueError, MemoryError):
+        return None
+
+
 def stamp_of(output: Path) -> tuple[str, str] | None:
     """Digests of the picture and of the settings from which a file was made, where it says so."""
     try:
         text = read_settings(output) if output.exists() else None
-    except (OSError, ValueError):  # no picture, or half of one: it is to be written anew
+    except (OSError, ValueError, MemoryError):  # no picture, or half of one: it is to be written anew
         return None
     return stamped(text) if text else None
 
@@ -141,13 +149,16 @@ def paint_group(
 ) -> Iterator[tuple[int, Outcome]]:
     """Paint pictures of one size together, and each by itself where that fails; write them."""
     began = time.perf_counter()
+    painted, failure = [], ""
     try:
         painted = brush([opened.picture for opened in group])
-    except Exception as error:
-        if len(group) == 1:
-            seconds = group[0].outcome.seconds + time.perf_counter() - began
-            yield group[0].number, replace(group[0].outcome, error=message_of(error), seconds=seconds)
-            return
+    except Exception as error:  # left before the next try: it holds all that the pass had in memory
+        failure = message_of(error)
+    if failure and len(group) == 1:
+        seconds = group[0].outcome.seconds + time.perf_counter() - began
+        yield group[0].number, replace(group[0].outcome, error=failure, seconds=seconds)
+        return
+    if failure:
         for opened in group:
             yield from paint_group([opened], files, brush, writing)
         return

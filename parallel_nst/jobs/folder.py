@@ -18,7 +18,7 @@ from parallel_nst.jobs.inputs import Target, find_inputs, plan_outputs
 from parallel_nst.jobs.manifest import Entry, Manifest
 from parallel_nst.jobs.models import GeneratorOptions, Model, gatys_model, generator_model
 from parallel_nst.jobs.painters import Painter
-from parallel_nst.planning import RAY, machine_memory, parse_memory
+from parallel_nst.planning import PROCESS, RAY, machine_memory, memory_text, parse_memory
 from parallel_nst.pools import open_workers
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers import Crew, Failed, Pool
@@ -126,7 +126,7 @@ def paint_folder(
         for note in manifest.notes:
             notify(note)
         todo = sorted_out(targets, manifest, writing.recipe, overwrite=job.overwrite)
-        clear_leftovers(todo)
+        clear_leftovers(targets)
         ran = paint_all(job, model, writing, todo, memory, manifest, notify, on_status) if todo else Ran()
         entries = tuple(manifest.entries[target.name] for target in targets)
     failed = sum(entry.state == "failed" for entry in entries)
@@ -214,7 +214,14 @@ def memory_of_one(job: FolderJob, memory: int | None, crew: Crew) -> int:
     if job.address is not None:
         return memory or crew.memory or machine_memory()
     ray = int(RAY) if crew.workers > 1 and not job.in_process else 0
-    return max(0, (memory or machine_memory()) - ray) // crew.workers
+    have = memory or machine_memory()
+    share = (have - ray) // crew.workers
+    if share <= PROCESS:
+        raise ValueError(
+            f"{memory_text(have)} of memory are too little for {crew.workers} workers, each of which takes "
+            f"{memory_text(PROCESS)} before its first picture; give more --memory or fewer --workers"
+        )
+    return share
 
 
 def outcomes(
@@ -226,10 +233,7 @@ def outcomes(
     groups = grouped(todo, painter.at_once, pool.size)
     while groups:
         again: list[list[Target]] = []
-        tasks = [
-            PaintFiles([FileWork(target.source.path, target.output) for target in group], shared, writing, batch)
-            for group in groups
-        ]
+        tasks = [PaintFiles([work_of(target) for target in group], shared, writing, batch) for group in groups]
         for index, result in pool.map(tasks, keep_going=True):
             group = groups[index]
             if not isinstance(result, Failed):
@@ -239,6 +243,11 @@ def outcomes(
             else:
                 yield group[0], Outcome(f"its worker died each time ({result.reason}); is there memory for it?")
         groups = again
+
+
+def work_of(target: Target) -> FileWork:
+    """For a worker, whose current folder is another on a cluster."""
+    return FileWork(target.source.path.absolute(), target.output.absolute())
 
 
 def grouped(todo: Sequence[Target], at_once: int, workers: int) -> list[list[Target]]:

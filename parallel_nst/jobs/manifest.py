@@ -9,26 +9,18 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
 if sys.platform != "win32":
     import fcntl
 
 MANIFEST = "manifest.jsonl"
 SYNC_EVERY = 1.0  # s between two waits for the disk
 
-Digests = tuple[str, str]  # of an input, and of the settings that it was painted with
-Found = Callable[[Path], Digests | None]  # what a picture is stamped with; None also for what is no whole picture
-
-_BLOCK = 1 << 20  # bytes
 _HEAD = b'{"name": "'  # of every line
 _KINDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("name", "source", "state", "recipe"), (str,)),

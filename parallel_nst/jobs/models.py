@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, get_args
 
@@ -142,8 +142,9 @@ def gatys_model(recipe: Recipe, style: Path, weights: Path | None = None, max_pi
     read and layers that there are not."""
     state = load_weights(recipe.backbone, weights)
     chosen_layers(recipe, build_backbone(recipe.backbone, state))
-    digest = hashlib.sha256(recipe.digest().encode())
-    for path in (style, weights):
-        digest.update(hashlib.sha256(path.read_bytes()).digest() if path else b"")
+    digest = hashlib.sha256(replace(recipe, device="auto").digest().encode())
+    digest.update(hashlib.sha256(style.read_bytes()).digest())
+    for name in sorted(state):
+        digest.update(name.encode() + state[name].contiguous().numpy().tobytes())
     picture = read_image(style, max_pixels=max_pixels)
     return GatysModel(style.stem, digest.hexdigest()[:16], recipe, picture, {recipe.backbone: state})

@@ -17,8 +17,9 @@ from parallel_nst.networks.generator_formats import build_generator
 from parallel_nst.networks.generator_runs import Statistics, prepare, stylise
 from parallel_nst.networks.generators import Generator
 from parallel_nst.networks.profile import profile
+from parallel_nst.planning import worker_share
 from parallel_nst.recipe import Recipe
-from parallel_nst.scales import Budget, chosen_layers, settled
+from parallel_nst.scales import Budget, chosen_layers, final_size, settled
 from parallel_nst.stylize import carried, stylize
 from parallel_nst.workers import SerialPool, Worker
 
@@ -102,6 +103,8 @@ class GeneratorPainter:
         pixels = [scaled(picture.pixels, self.size) for picture in pictures]
         batch = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(device)
         del pixels
+        if device.type == "cpu":  # where these pictures have taken a part of it
+            memory -= PICTURE * batch.shape[-2] * batch.shape[-1] * len(pictures)
         made = stylise(generator, batch, style, memory=memory, statistics=self.statistics)
         notes = () if made.gap is None else (f"statistics of a thumbnail, off by up to {made.gap:.2f} deviations",)
         outputs = made.output.permute(0, 2, 3, 1).float().cpu().numpy()
@@ -125,9 +128,10 @@ class GatysPainter:
         pool = SerialPool(worker.spec, worker)
         layers = chosen_layers(self.recipe, backbone)
         costs = profile(backbone, layers.style, layers.content, getattr(torch, worker.spec.dtype))
-        budget = Budget(1, self.memory, costs)
 
         def paint(picture: Picture) -> Painted:
+            width, height = final_size(picture.size, self.recipe)
+            budget = Budget(1, worker_share(self.memory, height, width, self.recipe, 1), costs)
             recipe = settled(picture.size, self.recipe, layers, backbone, budget)
             made = stylize(picture, self.style, recipe, pool, budget=budget)
             return Painted(made.picture, (f"loss {made.loss:.4f}",))
