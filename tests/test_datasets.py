@@ -1,5 +1,6 @@
 """Pictures to train on: what is found, how it is cut, and batches as pure functions of their number."""
 
+import os
 from pathlib import Path
 from random import Random
 
@@ -49,6 +50,22 @@ def test_pictures_are_found_at_any_depth_in_natural_order(tmp_path):
     found, skipped = find_pictures(tmp_path, 8)
     assert [str(path.relative_to(tmp_path)) for path in found] == names.split()
     assert skipped == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_only_regular_files_and_links_to_them_are_read(tmp_path):
+    good = save(tmp_path / "good.png")
+    (tmp_path / "link.png").symlink_to(good)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    (tmp_path / "lost.png").symlink_to(tmp_path / "none.png")
+    found, skipped = find_pictures(tmp_path, 8)
+    assert [path.name for path in found] == ["good.png", "link.png"]
+    assert {entry.path.name: entry.reason for entry in skipped} == {
+        "pipe.png": "is no regular file",
+        "device.jpg": "is no regular file",
+        "lost.png": "cannot be read (FileNotFoundError)",
+    }
 
 
 def test_what_cannot_be_used_is_named_with_its_reason(tmp_path):

@@ -142,7 +142,8 @@ def test_samples_are_made_of_fixed_inputs_and_change_nothing(tmp_path, undisturb
             assert image.size == (16, 8)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(tmp_path):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(tmp_path, dtype):
     lesson = Lesson()
 
     def spoil(status):
@@ -151,7 +152,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(tmp_pa
                 lesson.networks["critic"][0].weight.fill_(math.inf)
 
     with pytest.raises(Diverged, match=r"step 5: the loss paint/\w+ is (nan|inf)") as caught:
-        fit(lesson, stream(), SETTINGS, tmp_path, watch=Watch(on_step=spoil))
+        fit(lesson, stream(), replace(SETTINGS, dtype=dtype), tmp_path, watch=Watch(on_step=spoil))
+    advice = "; start again in another folder (--out) with a lower learning rate (--lr)"
+    assert str(caught.value).endswith(advice + (" or in float32 (--dtype)" if dtype == "bfloat16" else ""))
     assert "\n" not in str(caught.value)
     assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "3", "4"]
     assert [path.name for path in tmp_path.glob("checkpoint-????????.pt")] == ["checkpoint-00000003.pt"]

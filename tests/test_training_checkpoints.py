@@ -1,6 +1,7 @@
 """Checkpoints of a training: whole or not there, of this training or refused, and only as many as wanted."""
 
 import os
+import struct
 import zipfile
 
 import pytest
@@ -192,8 +193,106 @@ class Bomb:
 
 def test_code_in_a_file_is_not_run(tmp_path):
     torch.save({"ranks": 1, "bomb": Bomb()}, main_path(tmp_path, 5))
-    with pytest.raises(ValueError, match="is no checkpoint of a training"):
+    with pytest.raises(ValueError, match=r"no checkpoint of a training \(UnpicklingError\); delete them"):
         load(tmp_path, Lesson())
+
+
+def edited(path, change):
+    state = torch.load(path, weights_only=True)
+    change(state)
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize("entry", ["step", "ranks", "recipe", "networks", "optimizers", "schedules"])
+@pytest.mark.parametrize("change", [lambda state, key: state.pop(key), lambda state, key: state.update({key: None})])
+def test_entries_that_are_missing_or_of_another_kind_are_refused(tmp_path, entry, change):
+    save(tmp_path, 5)
+    path = main_path(tmp_path, 5)
+    edited(path, lambda state: change(state, entry))
+    with pytest.raises(ValueError, match=rf"{path.name} is no checkpoint of a training \(it has no {entry}"):
+        load(tmp_path, Lesson())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.update(recipe="no JSON"),
+        lambda state: state.update(networks={1: {}}),
+        lambda state: state["networks"].update(painter={"weight": 1}),
+        lambda state: state.update(optimizers={1: {}}),
+        lambda state: state["optimizers"].update(paint={}),
+        lambda state: state["schedules"].pop("paint"),
+    ],
+)
+def test_entries_within_entries_that_do_not_fit_are_refused(tmp_path, change):
+    save(tmp_path, 5)
+    edited(main_path(tmp_path, 5), change)
+    with pytest.raises(ValueError, match=main_path(tmp_path, 5).name) as caught:
+        load(tmp_path, Lesson())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [{}, {"memory": {}, "random": None}, {"memory": {}, "random": {}}])
+def test_a_memory_that_is_none_is_refused(tmp_path, content):
+    save(tmp_path, 5)
+    torch.save(content, memory_path(tmp_path, 5, 0))
+    with pytest.raises(ValueError, match=r"move (it|them) away") as caught:
+        load(tmp_path, Lesson())
+    assert "\n" not in str(caught.value)
+
+
+KINDS_OF_ERRORS = [
+    OSError(5, "Input/output error"), zipfile.BadZipFile("bad"), RuntimeError("encrypted"), NotImplementedError(),
+    UnicodeDecodeError("utf-8", b"x", 0, 1, "invalid"), struct.error("unpack"), MemoryError(), EOFError(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", KINDS_OF_ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("reader", ["zipfile.ZipFile.testzip", "torch.load"])
+def test_whatever_reading_raises_the_one_before_is_taken(tmp_path, monkeypatch, error, reader):
+    save(tmp_path, 5)
+    save(tmp_path, 10)
+    owner, name = (zipfile.ZipFile, "testzip") if "zip" in reader else (torch, "load")
+    given, calls = getattr(owner, name), []
+
+    def fails_once(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 1:
+            raise error
+        return given(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, fails_once)
+    step, lines = load(tmp_path, Lesson())
+    assert step == 5 and len(lines) == 1 and main_path(tmp_path, 10).name in lines[0] and "\n" not in lines[0]
+
+
+def test_any_wrong_byte_of_the_directory_is_damage_or_none(tmp_path):
+    """Never another error: the checksums cover the contents, not the archive's own directory."""
+    save(tmp_path, 5)
+    path = main_path(tmp_path, 5)
+    whole = path.read_bytes()
+    for place in range(whole.rfind(b"PK\x01\x02"), len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        damage = damage_of(tmp_path, 5)
+        assert damage is None or (path.name in damage and "\n" not in damage)
+
+
+def interrupted(*arguments):
+    """As PyTorch's writer does, which makes another error of Ctrl-C."""
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904
+
+
+@pytest.mark.parametrize("place", ["save", "fsync"])
+def test_ctrl_c_while_writing_is_ctrl_c_and_leaves_the_checkpoint_before(tmp_path, monkeypatch, place):
+    save(tmp_path, 5)
+    before = sorted(os.listdir(tmp_path))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(torch if place == "save" else os, place, interrupted)
+        save(tmp_path, 10)
+    assert sorted(os.listdir(tmp_path)) == before and load(tmp_path, Lesson())[0] == 5
 
 
 def save_as_two(folder, step):

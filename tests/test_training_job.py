@@ -23,11 +23,13 @@ from safetensors.torch import save_file
 from parallel_nst import pools
 from parallel_nst.jobs import training
 from parallel_nst.jobs.training import TrainJob, TrainReport, train
+from parallel_nst.jobs.training_folder import LOCK
 from parallel_nst.jobs.training_pictures import pictures_of
+from parallel_nst.jobs.training_work import LEAST_SIZE, check_size
 from parallel_nst.networks.generator_files import read_generator
 from parallel_nst.recipe import LayerWeights
 from parallel_nst.training.checkpoints import main_path, steps_of
-from parallel_nst.training.cyclegan import CycleSettings
+from parallel_nst.training.cyclegan import CycleGAN, CycleSettings
 from parallel_nst.training.datasets import CropSettings
 from parallel_nst.training.feedforward import FeedforwardSettings
 from parallel_nst.training.fit import Status
@@ -249,6 +251,69 @@ def test_a_folder_of_nothing(material: Path, tmp_path: Path) -> None:
     refused(style_job(material, tmp_path / "run", folders={"images": tmp_path / "none"}), r"none is no folder")
 
 
+def test_a_folder_made_for_a_run_that_cannot_be_is_taken_away(material: Path, tmp_path: Path) -> None:
+    job = style_job(material, tmp_path / "runs" / "run", folders={"images": tmp_path / "none"})
+    refused(job, r"none is no folder")
+    refused(replace(job, folders={"images": material / "a"}, style=Path("none.png")), r"none\.png")
+    assert not (tmp_path / "runs").exists()
+    job.out.mkdir(parents=True)
+    refused(job, r"none is no folder")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "runs", job.out]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_a_folder_is_for_one_run_at_a_time(material: Path, tmp_path: Path) -> None:
+    job = style_job(material, tmp_path / "run")
+    tried: list[int] = []
+
+    def another(status: Status) -> None:
+        for resume in (False, True):
+            refused(replace(job, resume=resume), r"run: another training is writing here; wait until it ends, or give")
+        tried.append(status.step)
+
+    train(job, lambda line: None, another)
+    assert tried == [1, 2, 3, 4, 5, 6]
+    assert not (job.out / LOCK).exists()
+    assert run(replace(job, resume=True))[0].began == 6
+
+
+def test_a_lock_that_was_left_is_no_hindrance(material: Path, tmp_path: Path) -> None:
+    (tmp_path / LOCK).touch()
+    assert run(style_job(material, tmp_path))[0].steps == 6
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_where_there_are_no_locks_that_is_told(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(descriptor: int, operation: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    assert any("let no second training write" in line for line in run(style_job(material, tmp_path / "run"))[1])
+
+
+@pytest.mark.parametrize("kind", LEAST_SIZE)
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_crops_that_are_too_small_are_refused_and_no_others(kind: str, norm: str, material: Path) -> None:
+    settings = replace(CYCLE, discriminator=kind, norm=norm)
+    least = LEAST_SIZE[kind]
+    message = rf"crops of {least - 1} px are too small for {kind}; give a size of {least} or more"
+    with pytest.raises(ValueError, match=message):
+        check_size(settings, least - 1)
+    check_size(settings, least)
+
+    def judged(size: int) -> torch.Tensor:
+        return CycleGAN(settings, epoch_steps=1).networks["judge_a"](torch.rand(1, 3, size, size))
+
+    assert judged(least).isfinite().all()
+    with pytest.raises((ValueError, RuntimeError)):
+        judged(least - 1)
+
+
+def test_crops_that_are_too_small_are_found_before_training(material: Path, tmp_path: Path) -> None:
+    preset = Preset("a test", CYCLE, CropSettings(8), batch=1, epochs=1)
+    refused(cycle_job(material, tmp_path / "run", preset=preset), r"crops of 8 px are too small for conv5")
+
+
 def test_too_few_pictures_and_batches_that_cannot_be(material: Path, tmp_path: Path) -> None:
     refused(style_job(material, tmp_path / "run", preset=replace(changed(), batch=7)), r"6 pictures .* fewer than .* 7")
 
@@ -278,7 +343,12 @@ def test_what_cannot_be(material: Path, tmp_path: Path, changes: dict[str, Any],
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"workers": 0}, r"workers is 0; give at least 1"), ({"device": "tpu"}, r"'tpu'; allowed: auto, cpu, cuda")],
+    [
+        ({"workers": 0}, r"workers is 0; give at least 1"),
+        ({"device": "tpu"}, r"'tpu'; allowed: auto, cpu, cuda"),
+        ({"preset": changed(width=9999999999)}, r"width is 9999999999; allowed: up to 1024"),
+        ({"preset": changed(blocks=10**9)}, r"blocks is 1000000000; allowed: up to 100"),
+    ],
 )
 def test_a_job_that_cannot_be(material: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

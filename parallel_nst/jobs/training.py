@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from parallel_nst import pools
-from parallel_nst.errors import message_of
 from parallel_nst.images import read_image
+from parallel_nst.jobs.training_folder import run_folder
 from parallel_nst.jobs.training_pictures import Pictured, digest_of, names_in, pictures_of
-from parallel_nst.jobs.training_work import CycleSpec, ObjectiveSpec, StyleSpec, TrainWork
+from parallel_nst.jobs.training_work import CycleSpec, ObjectiveSpec, StyleSpec, TrainWork, check_size
 from parallel_nst.networks.checkpoints import load_weights, read_tensors
 from parallel_nst.training.checkpoints import steps_of
 from parallel_nst.training.cyclegan import CycleSettings
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from parallel_nst.cluster.ray_cluster import RayCluster
 
 DEVICES = ("auto", "cpu", "cuda")
+MOST = {"width": 1024, "generator_width": 1024, "discriminator_width": 1024, "blocks": 100, "depth": 100}
 NO_RAY_TRAIN = "several workers need Ray Train: pip install 'parallel-nst[training]', or give --workers 1"
 
 
@@ -67,6 +68,10 @@ class TrainJob:
             raise ValueError(f"workers is {self.workers}; give at least 1")
         if self.device not in DEVICES:
             raise ValueError(f"device is {self.device!r}; allowed: {', '.join(DEVICES)}")
+        for name, most in MOST.items():
+            value = getattr(self.preset.objective, name, 0)
+            if value > most:
+                raise ValueError(f"{name} is {value}; allowed: up to {most}, more does not fit into memory")
 
     @property
     def alone(self) -> bool:
@@ -113,18 +118,24 @@ def train(
     `job.out` can then be gone on with, as it can after Ctrl-C."""
     began = time.perf_counter() if began is None else began
     show = on_status or (lambda status: None)
-    check_folder(job)
-    pictured = pictures_of(job.folders, job.preset.crop.size, notify)
-    if job.alone:
-        device, threads = pools.local_device(job.device), pools.usable_cores()
-        torch.set_num_threads(threads)
-        keep_memory()
-        work = work_of(job, pictured, 1)
-        tell_start(job, notify)
-        report = work(Place(device=torch.device(device)), show, notify)
-        ended = time.perf_counter()
-        return report_of(job, work, pictured, report, Crew(1, threads, None), device, (began, ended, ended))
-    return train_on_ranks(job, pictured, notify, show, began)
+    with run_folder(job.out, job.resume, notify):
+        pictured = pictures_of(job.folders, job.preset.crop.size, notify)
+        train_on = train_here if job.alone else train_on_ranks
+        return train_on(job, pictured, notify, show, began)
+
+
+def train_here(
+    job: TrainJob, pictured: Pictured, notify: Callable[[str], None], show: Callable[[Status], None], began: float
+) -> TrainReport:
+    """As `train`, in this process."""
+    device, threads = pools.local_device(job.device), pools.usable_cores()
+    torch.set_num_threads(threads)
+    keep_memory()
+    work = work_of(job, pictured, 1)
+    tell_start(job, notify)
+    report = work(Place(device=torch.device(device)), show, notify)
+    ended = time.perf_counter()
+    return report_of(job, work, pictured, report, Crew(1, threads, None), device, (began, ended, ended))
 
 
 def train_on_ranks(
@@ -212,6 +223,7 @@ def spec_of(job: TrainJob) -> ObjectiveSpec:
     """What the objective is made of, read from its files."""
     settings = job.preset.objective
     if isinstance(settings, CycleSettings):
+        check_size(settings, job.preset.crop.size)
         return CycleSpec(settings)
     if job.style is None:
         raise ValueError("no style is given; give --style PICTURE")
@@ -226,17 +238,6 @@ def files_of(job: TrainJob) -> dict[str, Path]:
     if job.style is not None:
         return {"generator": job.out.resolve() / f"{job.style.stem}.safetensors"}
     return {name: job.out.resolve() / f"{name}.safetensors" for name in ("a2b", "b2a")}
-
-
-def check_folder(job: TrainJob) -> None:
-    """Make the run's folder; ValueError, in one line, where that cannot be or where it holds another run."""
-    try:
-        job.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{message_of(error)}; give another folder with --out") from None
-    found = steps_of(job.out)
-    if found and not job.resume:
-        raise ValueError(f"{job.out} holds a training at step {found[0]}; give --resume, or another folder")
 
 
 def recipe_of(job: TrainJob, pictured: Pictured, steps: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from parallel_nst.training.fit import FitReport, FitSettings, Status, Watch, fit
 from parallel_nst.training.objective import Objective
 from parallel_nst.training.place import Place
 
+LEAST_SIZE = {"patchgan": 24, "conv5": 9}  # px of a crop: less leaves one position only to normalise over
 SAMPLES = 4  # pictures, the first of each source, that samples are made of
 
 
@@ -60,6 +61,15 @@ class CycleSpec:
 
     def build(self, steps: int, epoch_steps: int, place: Place) -> CycleGAN:
         return CycleGAN(self.settings, epoch_steps=epoch_steps, rank=place.rank, device=place.device)
+
+
+def check_size(settings: CycleSettings, size: int) -> None:
+    """ValueError, in one line, for crops of `size` px that are too small for the discriminators."""
+    least = LEAST_SIZE[settings.discriminator]
+    if size < least:
+        raise ValueError(
+            f"crops of {size} px are too small for {settings.discriminator}; give a size of {least} or more"
+        )
 
 
 @dataclass(frozen=True, eq=False)

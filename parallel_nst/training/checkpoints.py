@@ -8,6 +8,7 @@ same folder.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -26,6 +27,12 @@ FORMAT = "parallel_nst training 1"
 NAME = re.compile(r"checkpoint-([0-9]{8,})\.pt")
 MEMORY_NAME = re.compile(r"checkpoint-([0-9]{8,})\.memory-([0-9]+)\.pt")
 ASIDE = ".part"  # behind the name of a file that is being written
+MAIN_KINDS = {"step": int, "ranks": int, "recipe": str, "networks": dict, "optimizers": dict, "schedules": dict}
+MEMORY_KINDS = {"memory": dict, "random": dict}
+
+
+class Damaged(ValueError):
+    """A checkpoint's file that is missing or not whole; the one before may be."""
 
 
 def main_path(folder: Path, step: int) -> Path:
@@ -82,16 +89,33 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
     """Write aside, flush to the disk, rename. OSError, in one line, where that fails."""
     aside = path.with_name(path.name + ASIDE)
     try:
+        data = io.BytesIO()  # PyTorch's own writer makes other errors of Ctrl-C and of a full disk
+        torch.save(dict(state), data)
         with open(aside, "wb") as file:
-            torch.save(dict(state), file)
+            file.write(data.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except (OSError, RuntimeError) as error:  # RuntimeError: of PyTorch's writer when the disk is full
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:150]
+    except (OSError, RuntimeError) as error:
+        pass_interrupt(error)
+        reason = getattr(error, "strerror", None) or in_short(error)
         raise OSError(f"{path} cannot be written ({reason}); make room, the checkpoint before it stays") from None
     finally:
         aside.unlink(missing_ok=True)
+
+
+def pass_interrupt(error: BaseException) -> None:
+    """KeyboardInterrupt if that is what became this error on its way through PyTorch."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        cause = cause.__cause__ or cause.__context__
+
+
+def in_short(error: BaseException) -> str:
+    """An error's text in one line."""
+    return " ".join(str(error).split())[:150] or type(error).__name__
 
 
 def remove(folder: Path, steps: set[int]) -> None:
@@ -112,59 +136,93 @@ def load_newest(
 
     ValueError, in one line, for one of other settings or another architecture, or when all are damaged.
     """
-    steps = steps_of(folder)
-    for step in steps:
+    damages: list[str] = []
+    for step in steps_of(folder):
         damage = damage_of(folder, step)
         if damage is None:
             load(folder, step, objective, recipe, place, notify)
             break
         notify(f"{damage}; it is passed over")
+        damages.append(damage)
     else:
         step = 0
-        if steps:
-            raise ValueError(f"none of {len(steps)} checkpoints in {folder} is whole; delete them to begin again")
+        if damages:
+            raise ValueError(
+                f"none of {len(damages)} checkpoints in {folder} is whole: {damages[0]}; delete them to begin again"
+            )
     if place.meet(step) != step:
         raise ValueError(f"the workers find different checkpoints in {folder}; give a folder that all of them share")
     return step
 
 
 def damage_of(folder: Path, step: int) -> str | None:
-    """What is wrong with the files of a checkpoint; None if they are whole. The same for every rank."""
-    damage = damage_of_file(main_path(folder, step))
-    if damage is None:
-        ranks = range(read_main(main_path(folder, step))["ranks"])
-        found = (damage_of_file(memory_path(folder, step, rank)) for rank in ranks)
-        damage = next((text for text in found if text), None)
-    return damage
-
-
-def damage_of_file(path: Path) -> str | None:
-    """A file of `torch.save` is a zip archive with a checksum of each part."""
+    """What is wrong with the files of a checkpoint; None if they are whole. The same for every rank. ValueError for
+    whole ones of something else."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            part = archive.testzip()
-    except (OSError, zipfile.BadZipFile) as error:
-        return f"{path} is damaged ({' '.join(str(error).split())[:100]})"
-    return f"{path} is damaged (in {part})" if part else None
+        for rank in range(read_main(main_path(folder, step))["ranks"]):
+            read_memory(memory_path(folder, step, rank))
+    except Damaged as error:
+        return str(error)
+    return None
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A file's contents, without running code that it may hold. ValueError for what is no checkpoint."""
+    """A file's contents, without running code that it may hold. A file of `torch.save` is a zip archive with a checksum
+    of each part. Damaged where it cannot be read, ValueError for what is no checkpoint."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+        if part:
+            raise zipfile.BadZipFile(f"in {part}")
         state = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # of many kinds, for a whole archive with something else in it
-        raise ValueError(f"{path} is no checkpoint of a training ({type(error).__name__}); move it away") from None
+    except Exception as error:  # of many kinds: any byte of the file may be wrong
+        pass_interrupt(error)
+        known = isinstance(error, OSError | zipfile.BadZipFile)  # others say much about PyTorch
+        reason = in_short(error) if known else type(error).__name__
+        raise Damaged(f"{path} is damaged or no checkpoint of a training ({reason})") from None
     if not isinstance(state, dict):
         raise ValueError(f"{path} is no checkpoint of a training (a {type(state).__name__}); move it away")
     return state
 
 
 def read_main(path: Path) -> dict[str, Any]:
-    """What `state_of` made. ValueError as `read`."""
+    """What `state_of` made. Errors as `read`."""
     state = read(path)
     if state.get("format") != FORMAT:
         raise ValueError(f"{path} is no checkpoint of a training, or of another version; move it away")
+    check_kinds(path, state, MAIN_KINDS)
+    if not is_table(state["recipe"]) or not all(is_weights(network) for network in state["networks"].values()):
+        raise ValueError(f"{path} is no checkpoint of a training (its recipe or networks are none); move it away")
     return state
+
+
+def read_memory(path: Path) -> dict[str, Any]:
+    """What one rank knew. Errors as `read`."""
+    state = read(path)
+    check_kinds(path, state, MEMORY_KINDS)
+    return state
+
+
+def check_kinds(path: Path, state: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    """ValueError, in one line, unless all entries are there and of their kinds."""
+    for name, kind in kinds.items():
+        if not isinstance(state.get(name), kind):
+            raise ValueError(f"{path} is no checkpoint of a training (it has no {name} as it should); move it away")
+
+
+def is_table(text: str) -> bool:
+    """Whether this is JSON of names and values."""
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def is_weights(network: Any) -> bool:
+    """Whether this is a network's `state_dict`."""
+    return isinstance(network, dict) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in network.items()
+    )
 
 
 def load(
@@ -179,18 +237,30 @@ def load(
     path = main_path(folder, step)
     state = read_main(path)
     check_fits(path, state, objective, recipe)
+    own = read_memory(memory_path(folder, step, place.rank)) if place.rank < state["ranks"] else None
+    try:
+        put(state, own, objective, place)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of many kinds: entries within entries may be missing or of another form
+        pass_interrupt(error)
+        reason = f"{type(error).__name__}: {in_short(error)}"
+        raise ValueError(f"{path} or its memory cannot be gone on with ({reason}); move them away") from None
+    if place.ranks != state["ranks"]:
+        notify(f"{path} is of {state['ranks']} workers and now there are {place.ranks}: it goes on, not to the bit")
+
+
+def put(state: Mapping[str, Any], own: Mapping[str, Any] | None, objective: Objective, place: Place) -> None:
+    """Into the objective and into PyTorch's generators. own: of this rank, None where the checkpoint has none."""
     for name, network in objective.networks.items():
         network.load_state_dict(state["networks"][name])
     for phase in objective.phases:
         phase.optimizer.load_state_dict(state["optimizers"][phase.name])
         if phase.schedule:
             phase.schedule.load_state_dict(state["schedules"][phase.name])
-    if place.rank < state["ranks"]:
-        own = read(memory_path(folder, step, place.rank))
+    if own is not None:
         objective.restore(own["memory"])
         set_random_state(own["random"], place.device)
-    if place.ranks != state["ranks"]:
-        notify(f"{path} is of {state['ranks']} workers and now there are {place.ranks}: it goes on, not to the bit")
 
 
 def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
@@ -220,7 +290,9 @@ def check_fits(path: Path, state: Mapping[str, Any], objective: Objective, recip
 def difference_of(state: Mapping[str, Any], networks: Mapping[str, nn.Module], phases: Sequence[Phase]) -> str | None:
     """How the networks of a checkpoint differ from these, by names and shapes."""
     if state["networks"].keys() != networks.keys() or list(state["optimizers"]) != [phase.name for phase in phases]:
-        return f"it holds {', '.join(state['networks'])}, trained by {', '.join(state['optimizers'])}"
+        return (
+            f"it holds {', '.join(map(str, state['networks']))}, trained by {', '.join(map(str, state['optimizers']))}"
+        )
     for name, network in networks.items():
         theirs = {key: tuple(value.shape) for key, value in state["networks"][name].items()}
         ours = {key: tuple(value.shape) for key, value in network.state_dict().items()}

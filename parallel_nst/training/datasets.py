@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import threading
 import time
 from collections import deque
@@ -96,6 +97,8 @@ def natural_key(path: Path) -> tuple[list[list[str | int]], str]:
 def fault(path: Path, least: int) -> str | None:
     """Why a picture cannot be used, by its header; None if it can."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            return "is no regular file"
         with quiet() as limit, Image.open(path) as image:
             width, height = image.size
     except Exception as error:  # decoders raise nearly anything on damaged files

@@ -236,10 +236,9 @@ class Run:
         means = dict(zip(losses, values, strict=True))
         wrong = [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]
         if wrong:
-            raise Diverged(
-                f"step {step}: the loss {wrong[0]}; the last checkpoint in {self.folder} stays, "
-                "go on from it with a lower learning rate or in float32"
-            )
+            low = " or in float32 (--dtype)" if self.settings.dtype != "float32" else ""
+            advice = f"start again in another folder (--out) with a lower learning rate (--lr){low}"
+            raise Diverged(f"step {step}: the loss {wrong[0]}; {advice}")
         return means
 
     def autocast(self) -> torch.autocast:
