@@ -218,6 +218,8 @@ def test_other_options(job_of: Callable[..., TrainJob], folder: Path) -> None:
         ((*STYLE, "--style-layers", "relu1_1=x"), "layer weight is 'relu1_1=x'"),
         ((*CYCLE, "--generator", "unet"), "generator is 'unet'; allowed: resnet9, resnet6, dncnn"),
         ((*CYCLE, "--norm", "layer"), "norm is 'layer'; allowed: instance, batch"),
+        ((*STYLE, "--width", 9999999999), "width is 9999999999; allowed: up to 1024"),
+        ((*CYCLE, "--generator-width", 1025), "generator_width is 1025; allowed: up to 1024"),
         (STYLE[:-2], "--out"),
     ],
 )
@@ -233,10 +235,12 @@ def test_a_wrong_option_is_one_line(pnst: Pnst, arguments: tuple[object, ...], t
         ((*STYLE, *SMALL, "--batch", 7), "6 pictures (images) are fewer than a batch of 7"),
         ((*STYLE, *SMALL, "--style", "none.png"), "none.png"),
         ((*CYCLE, "--b", "a", "--size", 32), "6 pictures are in both folders"),
+        ((*CYCLE, "--size", 8), "crops of 8 px are too small for patchgan; give a size of 24 or more"),
     ],
 )
-def test_wrong_material_is_one_line(pnst: Pnst, arguments: tuple[object, ...], text: str) -> None:
+def test_wrong_material_is_one_line(pnst: Pnst, folder: Path, arguments: tuple[object, ...], text: str) -> None:
     refused(pnst(*arguments, "--quiet"), text, 1)
+    assert not (folder / "run").exists()
 
 
 def test_what_is_shown_of_a_step() -> None:
