@@ -82,6 +82,12 @@ class Lease:
     home: Path
     environment: dict[str, str | None]
     memory: set[str]
+    others: set[psutil.Process]
+
+
+def children() -> set[psutil.Process]:
+    """All processes below this one; other tests may have left some, such as multiprocessing's tracker of resources."""
+    return set(psutil.Process().children(recursive=True))
 
 
 def shared_memory() -> set[str]:
@@ -97,9 +103,9 @@ def lease(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lease]:
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
-        before, memory = {key: os.environ.get(key) for key in AUTH}, shared_memory()
+        before, memory, others = {key: os.environ.get(key) for key in AUTH}, shared_memory(), children()
         pool = RayPool(RayCluster(None, 2), SPEC, 2)
-        yield Lease(pool, home, before, memory)
+        yield Lease(pool, home, before, memory, others)
         pool.close()
     torch.set_num_threads(threads)
 
@@ -547,7 +553,7 @@ def test_others_go_on_without_a_task_that_kills_every_worker(pool: RayPool, tmp_
 
 def test_nothing_is_left_behind(lease: Lease) -> None:
     """The last test of the pool: it closes it."""
-    started = psutil.Process().children(recursive=True)
+    started = children() - lease.others
     names = {process.name() for process in started}
     assert {"raylet", "gcs_server"} <= names
     lease.pool.close()
@@ -578,7 +584,7 @@ def test_closing_does_not_wait_for_the_start_and_another_can_follow() -> None:
 
 def test_a_start_that_failed_is_tried_again_and_few_workers_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two workers only one has a core: it gets the tasks of both."""
-    get_node = ray._private.services.get_node
+    get_node, others = ray._private.services.get_node, children()
     answers = iter([RayStarvedError("the node timed out")])
 
     def first_fails(*args: Any) -> Any:
@@ -594,7 +600,7 @@ def test_a_start_that_failed_is_tried_again_and_few_workers_do(monkeypatch: pyte
     assert {index: seen[-1] for index, (_, seen) in results.items()} == {n: n for n in range(5)}
     assert pool.size == 2
     assert ray.cluster_resources()["object_store_memory"] == LEAST_OBJECT_STORE
-    started = [process for process in psutil.Process().children(recursive=True) if is_alive(process)]
+    started = [process for process in children() - others if is_alive(process)]
     names = Counter(process.name() for process in started)
     assert (names["raylet"], names["gcs_server"]) == (1, 1)
     pool.close()
