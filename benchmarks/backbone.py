@@ -15,8 +15,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from parallel_nst.networks.backbones import Backbone, Embedded, SqueezeNet
-from parallel_nst.networks.checkpoints import build_backbone, read_tensors
+from parallel_nst.networks.backbones.base import Backbone, Embedded, SqueezeNet
+from parallel_nst.networks.backbones.registry import build_backbone, read_tensors
 from parallel_nst.training.distill import Distiller, DistillSettings, batches, load_photos, split
 
 RIDGE = 1e-3  # of the features' mean square

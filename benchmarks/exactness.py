@@ -14,13 +14,13 @@ import scene as scenes
 from scene import Grid, Scene, Size
 from torch import Tensor
 
-from parallel_nst.gatys import Iteration, Objective, minimise
-from parallel_nst.images import Picture
-from parallel_nst.optimizers import make_optimizer
-from parallel_nst.pools import open_pool, usable_cores
+from parallel_nst.files.images import Picture
+from parallel_nst.painting.gatys.objective import Iteration, Objective, minimise
+from parallel_nst.painting.gatys.optimizers import make_optimizer
+from parallel_nst.painting.stylize import stylize
 from parallel_nst.recipe import Recipe, TilingSpec
-from parallel_nst.stylize import stylize
-from parallel_nst.workers import SerialPool
+from parallel_nst.workers.opening import open_pool, usable_cores
+from parallel_nst.workers.pool import SerialPool
 
 STEPS = 3
 NOISE = 0.1  # so that no two neighbours are equal, where max pooling would leave the choice to rounding

@@ -22,14 +22,14 @@ import psutil
 import torch
 from photographs import write_photographs
 
-from parallel_nst.images import read_image
-from parallel_nst.jobs.folder import FolderJob, FolderReport, FolderStatus, paint_folder
-from parallel_nst.jobs.models import GeneratorModel, GeneratorOptions, generator_model
-from parallel_nst.networks.feedforward import TransformerNet
-from parallel_nst.networks.generator_files import save_generator
-from parallel_nst.networks.generator_runs import prepare
-from parallel_nst.pools import resolved_dtype, usable_cores
-from parallel_nst.workers import WorkerSpec
+from parallel_nst.files.images import read_image
+from parallel_nst.jobs.batch.job import FolderJob, FolderReport, FolderStatus, paint_folder
+from parallel_nst.jobs.batch.models import GeneratorModel, GeneratorOptions, generator_model
+from parallel_nst.networks.generators.files import save_generator
+from parallel_nst.networks.generators.transformer import TransformerNet
+from parallel_nst.painting.generators.runs import prepare
+from parallel_nst.workers.opening import resolved_dtype, usable_cores
+from parallel_nst.workers.worker import WorkerSpec
 
 MIB = 1 << 20
 
@@ -177,7 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path, help="folder of photographs; else pieces of the bundled one")
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="with la_muse.npz, microast")
-    parser.add_argument("--style", type=Path, default=Path("parallel_nst/styles/swirls.jpg"))
+    parser.add_argument("--style", type=Path, default=Path("parallel_nst/files/bundled/swirls.jpg"))
     parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--count", type=int, default=64, help="photographs of the throughput")
     parser.add_argument("--many", type=int, default=900, help="photographs of the memory")

@@ -17,12 +17,15 @@ from page import spread, table, write
 from scene import in_turn, parser, ratios
 from torch import Tensor
 
-from parallel_nst.images import read_image
-from parallel_nst.networks.cyclegan import DnCNN, ResNetGenerator
-from parallel_nst.networks.feedforward import TransformerNet, VGGDecoder
-from parallel_nst.networks.generator_files import read_generator
-from parallel_nst.networks.generator_runs import prepare
-from parallel_nst.networks.generator_tiles import (
+from parallel_nst.files.images import read_image
+from parallel_nst.networks.generators.base import Generator, Style
+from parallel_nst.networks.generators.cyclegan import DnCNN, ResNetGenerator
+from parallel_nst.networks.generators.files import read_generator
+from parallel_nst.networks.generators.microast import MicroAST
+from parallel_nst.networks.generators.transformer import TransformerNet, VGGDecoder
+from parallel_nst.networks.moments import worst_gap
+from parallel_nst.painting.generators.runs import prepare
+from parallel_nst.painting.generators.tiles import (
     exact_statistics,
     generate_held,
     generate_tiles,
@@ -30,9 +33,6 @@ from parallel_nst.networks.generator_tiles import (
     plan_pieces,
     thumbnail_statistics,
 )
-from parallel_nst.networks.generators import Generator, Style
-from parallel_nst.networks.microast import MicroAST
-from parallel_nst.networks.moments import worst_gap
 
 PUBLIC = ("la_muse.npz", "rain_princess.npz", "udnie.npz", "wave.npz", "microast")
 UNTRAINED: dict[str, Callable[[], Generator]] = {

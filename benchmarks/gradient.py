@@ -15,10 +15,10 @@ import torch
 from scene import Scene
 from torch import Tensor
 
-from parallel_nst.gatys import Sums, cotangents, measure_content, measure_sums, pull_back
-from parallel_nst.pools import open_pool, usable_cores
+from parallel_nst.painting.gatys.objective import Sums, cotangents, measure_content, measure_sums, pull_back
+from parallel_nst.painting.tiles.geometry import Tile, gather, plan_tiles, scatter_add
 from parallel_nst.recipe import Recipe
-from parallel_nst.tiles import Tile, gather, plan_tiles, scatter_add
+from parallel_nst.workers.opening import open_pool, usable_cores
 
 BLOCK, MARGIN = 512, 256
 SIZE = (1536, 1024)

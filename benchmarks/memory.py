@@ -24,8 +24,8 @@ import page
 import psutil
 from tiles import memory
 
-from parallel_nst.cli_options import bundled_content, bundled_style
-from parallel_nst.images import Picture, read_image, resize, write_image
+from parallel_nst.cli.options import bundled_content, bundled_style
+from parallel_nst.files.images import Picture, read_image, resize, write_image
 from parallel_nst.recipe import Recipe, TilingSpec
 
 STEPS = {"lbfgs": Recipe().history + 2, "adam": 3}
@@ -97,8 +97,8 @@ def watched(run: subprocess.Popen[str]) -> tuple[float, dict[str, float]]:
 
 def planned(run: Run, options: argparse.Namespace) -> tuple[float, float]:
     """MiB of the driver and of all workers, as `pnst plan` prints them."""
-    from parallel_nst.cli_plan import Question, answered  # loads PyTorch, whose pages the runs above would share
-    from parallel_nst.planning import driver_bytes
+    from parallel_nst.cli.plan import Question, answered  # loads PyTorch, whose pages the runs above would share
+    from parallel_nst.painting.planning.tilings import driver_bytes
 
     recipe = Recipe(
         size=max(run.size),

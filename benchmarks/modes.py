@@ -19,15 +19,24 @@ import scene as scenes
 import torch
 from scene import Scene
 
-from parallel_nst.cli_options import bundled_content, bundled_style
-from parallel_nst.gatys import measure_style
-from parallel_nst.images import Picture, fit, read_image, resize, write_image
-from parallel_nst.pools import open_pool
+from parallel_nst.cli.options import bundled_content, bundled_style
+from parallel_nst.files.images import Picture, fit, read_image, resize, write_image
+from parallel_nst.painting.gatys.objective import measure_style
+from parallel_nst.painting.planning.scales import FRAME
+from parallel_nst.painting.stylize import stylize, whole_loss
+from parallel_nst.painting.tiles.geometry import (
+    Rect,
+    Tile,
+    gather,
+    grid_of,
+    overlap_sharpness,
+    plan_tiles,
+    step_ratio,
+    whole_tile,
+)
 from parallel_nst.recipe import Recipe, TilingSpec
-from parallel_nst.scales import FRAME
-from parallel_nst.stylize import stylize, whole_loss
-from parallel_nst.tiles import Rect, Tile, gather, grid_of, overlap_sharpness, plan_tiles, step_ratio, whole_tile
-from parallel_nst.workers import Pool
+from parallel_nst.workers.opening import open_pool
+from parallel_nst.workers.pool import Pool
 
 MODES = {
     "independent, plain targets": TilingSpec(mode="independent", targets="plain"),

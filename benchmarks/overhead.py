@@ -16,14 +16,14 @@ import scene as scenes
 import torch
 from scene import Grid, Scene
 
-from parallel_nst.forecast import ScaleForecast, scale_forecast
-from parallel_nst.gatys import Iteration, Objective, minimise
-from parallel_nst.networks.profile import profile
-from parallel_nst.optimizers import make_optimizer
-from parallel_nst.pools import open_pool, usable_cores
+from parallel_nst.painting.gatys.objective import Iteration, Objective, minimise
+from parallel_nst.painting.gatys.optimizers import make_optimizer
+from parallel_nst.painting.planning.forecast import ScaleForecast, scale_forecast
+from parallel_nst.painting.planning.profile import profile
+from parallel_nst.painting.planning.scales import Budget
 from parallel_nst.recipe import Recipe
-from parallel_nst.scales import Budget
-from parallel_nst.workers import SerialPool
+from parallel_nst.workers.opening import open_pool, usable_cores
+from parallel_nst.workers.pool import SerialPool
 
 GRIDS: tuple[Grid, ...] = ((1, 2), (2, 2), (3, 3))
 WHOLE = "one piece"

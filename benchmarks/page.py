@@ -12,7 +12,9 @@ from pathlib import Path
 
 def machine() -> str:
     """Processor, cores and versions, as a line of text."""
-    from parallel_nst.pools import usable_cores  # loads PyTorch, whose pages a program that measures memory would share
+    from parallel_nst.workers.opening import (
+        usable_cores,  # loads PyTorch, whose pages a program that measures memory would share
+    )
 
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")

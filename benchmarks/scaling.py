@@ -20,18 +20,19 @@ import scene as scenes
 import torch
 from scene import Scene
 
-from parallel_nst.cluster.ray_pool import RayCluster, RayPool
-from parallel_nst.exact import TiledObjective
-from parallel_nst.forecast import measured_speed, moved, seconds_of, tile_flops
-from parallel_nst.gatys import Iteration, Progress, cotangents, minimise
-from parallel_nst.networks.profile import profile
-from parallel_nst.optimizers import make_optimizer, resize_state
-from parallel_nst.planning import exact_tiling, parse_memory
-from parallel_nst.pools import usable_cores
+from parallel_nst.painting.exact import TiledObjective
+from parallel_nst.painting.gatys.objective import Iteration, cotangents, minimise
+from parallel_nst.painting.gatys.optimizers import make_optimizer, resize_state
+from parallel_nst.painting.planning.forecast import measured_speed, moved, seconds_of, tile_flops
+from parallel_nst.painting.planning.profile import profile
+from parallel_nst.painting.planning.scales import FRAME, Budget, ScalePlan
+from parallel_nst.painting.planning.tilings import exact_tiling, parse_memory
+from parallel_nst.painting.tiles.geometry import plan_tiles, scatter_add
 from parallel_nst.recipe import Recipe
-from parallel_nst.scales import FRAME, Budget, ScalePlan
-from parallel_nst.tiles import plan_tiles, scatter_add
-from parallel_nst.workers import Pinned, Worker
+from parallel_nst.workers.opening import usable_cores
+from parallel_nst.workers.pool import Pinned
+from parallel_nst.workers.ray.pool import RayCluster, RayPool
+from parallel_nst.workers.worker import Progress, Worker
 
 LARGE, SMALL = 3 << 20, 3  # numbers in the arrays that are sent to and fro to measure a rate and a latency
 TASKS, REPEATS = 20, 5

@@ -17,12 +17,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from parallel_nst.cli_options import bundled_content, bundled_style
-from parallel_nst.exact import TiledObjective
-from parallel_nst.forecast import seconds_of
-from parallel_nst.gatys import LocalObjective, StyleTargets, measure_content
-from parallel_nst.images import Picture, fit, read_image
-from parallel_nst.networks.backbones import (
+from parallel_nst.cli.options import bundled_content, bundled_style
+from parallel_nst.files.images import Picture, fit, read_image
+from parallel_nst.networks.backbones.base import (
     VGG,
     VGG16_WIDTHS,
     VGG19_WIDTHS,
@@ -32,13 +29,17 @@ from parallel_nst.networks.backbones import (
     SqueezeNet,
     deepest,
 )
-from parallel_nst.networks.checkpoints import State, build_backbone, load_weights
-from parallel_nst.pools import resolved_dtype
+from parallel_nst.networks.backbones.registry import State, build_backbone, load_weights
+from parallel_nst.painting.exact import TiledObjective
+from parallel_nst.painting.gatys.objective import LocalObjective, StyleTargets, measure_content
+from parallel_nst.painting.planning.forecast import seconds_of
+from parallel_nst.painting.planning.scales import FRAME, Framed, Scale, ScalePlan, chosen_layers, framed
+from parallel_nst.painting.stylize import measured_style
+from parallel_nst.painting.tiles.geometry import plan_tiles, whole_tile
 from parallel_nst.recipe import LayerWeights, Recipe
-from parallel_nst.scales import FRAME, Framed, Scale, ScalePlan, chosen_layers, framed
-from parallel_nst.stylize import measured_style
-from parallel_nst.tiles import plan_tiles, whole_tile
-from parallel_nst.workers import Pool, SerialPool, WorkerSpec
+from parallel_nst.workers.opening import resolved_dtype
+from parallel_nst.workers.pool import Pool, SerialPool
+from parallel_nst.workers.worker import WorkerSpec
 
 SHAPES: Mapping[str, Callable[[], nn.Module]] = {
     "vgg16": lambda: VGG(VGG16_WIDTHS),

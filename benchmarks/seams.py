@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import page
 
-from parallel_nst.cli_options import bundled_content, bundled_style
-from parallel_nst.images import Picture, read_image, write_image
+from parallel_nst.cli.options import bundled_content, bundled_style
+from parallel_nst.files.images import Picture, read_image, write_image
 from parallel_nst.jobs.picture import untiled
-from parallel_nst.networks.checkpoints import build_backbone, load_weights
-from parallel_nst.pools import open_pool
+from parallel_nst.networks.backbones.registry import build_backbone, load_weights
+from parallel_nst.painting.planning.scales import chosen_layers, plan_scales
+from parallel_nst.painting.stylize import budget_for, stylize
+from parallel_nst.painting.tiles.geometry import Tile, overlap_sharpness, step_ratio
 from parallel_nst.recipe import Recipe, TilingSpec
-from parallel_nst.scales import chosen_layers, plan_scales
-from parallel_nst.stylize import budget_for, stylize
-from parallel_nst.tiles import Tile, overlap_sharpness, step_ratio
-from parallel_nst.workers import WorkerSpec
+from parallel_nst.workers.opening import open_pool
+from parallel_nst.workers.worker import WorkerSpec
 
 
 def figures(pixels: np.ndarray, tiles: list[Tile], overlap: int) -> tuple[float, float]:

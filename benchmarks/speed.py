@@ -20,15 +20,15 @@ import torch
 from scene import Scene
 from torch import Tensor
 
-from parallel_nst.exact import first_iteration
-from parallel_nst.gatys import Iteration, Objective, minimise
-from parallel_nst.images import Picture, fit
-from parallel_nst.networks.checkpoints import build_backbone
-from parallel_nst.optimizers import make_optimizer
-from parallel_nst.pools import open_pool, usable_cores
+from parallel_nst.files.images import Picture, fit
+from parallel_nst.networks.backbones.registry import build_backbone
+from parallel_nst.painting.exact import first_iteration
+from parallel_nst.painting.gatys.objective import Iteration, Objective, minimise
+from parallel_nst.painting.gatys.optimizers import make_optimizer
+from parallel_nst.painting.planning.scales import FRAME, ScaleResult
+from parallel_nst.painting.stylize import enlarged
 from parallel_nst.recipe import Recipe, scale_sizes, scale_steps
-from parallel_nst.scales import FRAME, ScaleResult
-from parallel_nst.stylize import enlarged
+from parallel_nst.workers.opening import open_pool, usable_cores
 
 TUTORIAL = "tutorials' way"
 HISTORY = 20  # pairs, for a run of a hundred steps; torch.optim.LBFGS keeps 100

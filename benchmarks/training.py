@@ -15,8 +15,8 @@ from pathlib import Path
 import page
 from photographs import write_photographs
 
-from parallel_nst.cli_options import bundled_style
-from parallel_nst.pools import usable_cores
+from parallel_nst.cli.options import bundled_style
+from parallel_nst.workers.opening import usable_cores
 
 PICTURES = 48
 ONE_CORE = "1 worker x 1 thread"

@@ -3,7 +3,7 @@
 import sys
 
 from parallel_nst import Recipe, TilingSpec, open_pool, read_image, write_image
-from parallel_nst.stylize import stylize
+from parallel_nst.painting.stylize import stylize
 
 if __name__ == "__main__":
     content, style, output = sys.argv[1:4]

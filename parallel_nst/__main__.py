@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from parallel_nst.interrupt import hear
+from parallel_nst.cli.interrupt import hear
 
 
 def main() -> None:
     """Run the command."""
     hear()
-    from parallel_nst.cli import main as command  # after that: it takes a while
+    from parallel_nst.cli.main import main as command  # after that: it takes a while
 
     command()
 

@@ -1,6 +1,45 @@
-"""Errors in one line."""
+"""What goes wrong, and how it is said: one family of errors, each in one line that a user can act on.
+
+PnstError
+├── BadInput            what was given cannot be used (also a ValueError)
+│   └── BadWeights      a file of weights is damaged, not finite, or of another network
+├── Diverged            the loss has ceased to be a number
+├── OutOfMemory         a worker's memory does not suffice
+├── WorkerLost          a worker died, or hung, more often than it is replaced
+└── ClusterUnavailable  Ray, or a cluster, cannot be started or reached
+
+The system's own errors about files (OSError) go through as they are: `message_of` names the file.
+"""
 
 from __future__ import annotations
+
+
+class PnstError(Exception):
+    """Anything that this package raises for a reason that a user can do something about."""
+
+
+class BadInput(PnstError, ValueError):
+    """What was given cannot be used; the message has the value, what is allowed, and what to do."""
+
+
+class BadWeights(BadInput):
+    """A file of weights is damaged, holds what is not finite, or belongs to another network."""
+
+
+class Diverged(PnstError, RuntimeError):
+    """A loss has ceased to be a number; the message says what was kept."""
+
+
+class OutOfMemory(PnstError, RuntimeError):
+    """A worker's memory does not suffice; the message says what would fit."""
+
+
+class WorkerLost(PnstError, RuntimeError):
+    """A worker died, or hung, more often than it is replaced."""
+
+
+class ClusterUnavailable(PnstError, RuntimeError):
+    """Ray, or a cluster, cannot be started or reached."""
 
 
 def message_of(error: BaseException) -> str:

@@ -2,7 +2,8 @@
 
 import random
 
-from parallel_nst.workers import Here, Worker, run_here
+from parallel_nst.workers.pool import Here, run_here
+from parallel_nst.workers.worker import Worker
 
 
 class Scattered:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parallel_nst.cli_options import STYLES, bundled_style
-from parallel_nst.images import Picture, read_image, write_image
+from parallel_nst.cli.options import STYLES, bundled_style
+from parallel_nst.files.images import Picture, read_image, write_image
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

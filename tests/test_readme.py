@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parallel_nst import cli
-from parallel_nst.cli_train import feedforward_command
-from parallel_nst.images import Picture, write_image
+from parallel_nst.cli import main as cli
+from parallel_nst.cli.train import feedforward_command
+from parallel_nst.files.images import Picture, write_image
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from types import TracebackType
 
 import psutil  # type: ignore[import-untyped]
 
-from parallel_nst import pools
+from parallel_nst.workers import opening as pools
 
 SAMPLE_SECONDS = 0.1  # between two looks at the memory; the arrays of a step live about as long
 PACKAGES = ("parallel-nst", "torch", "ray", "numpy", "opencv-python-headless")

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 
-from parallel_nst.images import Picture, check_output, fit, read_image, resize, write_image
-from parallel_nst.networks.checkpoints import build_backbone, load_weights
-from parallel_nst.planning import driver_bytes, parse_memory, worker_share
-from parallel_nst.pools import open_pool
+from parallel_nst.files.images import Picture, check_output, fit, read_image, resize, write_image
+from parallel_nst.networks.backbones.registry import build_backbone, load_weights
+from parallel_nst.painting.planning.scales import chosen_layers, final_size, most_tiles, settled
+from parallel_nst.painting.planning.tilings import driver_bytes, parse_memory, worker_share
+from parallel_nst.painting.scale_run import OnStatus, Watch
+from parallel_nst.painting.snapshots import Snapshot, load_snapshot, save_snapshot
+from parallel_nst.painting.stylize import Stylised, budget_for, stylize
 from parallel_nst.recipe import Recipe
-from parallel_nst.scales import chosen_layers, final_size, most_tiles, settled
-from parallel_nst.snapshots import Snapshot, load_snapshot, save_snapshot
-from parallel_nst.stages import OnStatus, Watch
-from parallel_nst.stylize import Stylised, budget_for, stylize
-from parallel_nst.workers import Crew
+from parallel_nst.workers.crew import Crew
+from parallel_nst.workers.opening import open_pool
 
 PREVIEW = 512  # px, longest side
 PREVIEW_QUALITY = 85

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from parallel_nst.training.objective import Objective, Phase
-from parallel_nst.training.place import Place
+from parallel_nst.workers.ranks.place import Place
 
 FORMAT = "parallel_nst training 1"
 NAME = re.compile(r"checkpoint-([0-9]{8,})\.pt")

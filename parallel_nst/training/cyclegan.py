@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from parallel_nst.losses import wide
 from parallel_nst.networks.discriminators import DISCRIMINATORS, Discriminator
-from parallel_nst.networks.generator_formats import build_generator
-from parallel_nst.networks.generators import Generator
+from parallel_nst.networks.generators.base import Generator
+from parallel_nst.networks.generators.published import build_generator
+from parallel_nst.painting.gatys.losses import wide
 from parallel_nst.recipe import check_bounds, knob
 from parallel_nst.training.objective import Batch, Losses, Phase
 

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from parallel_nst.formats.raster import quiet
-from parallel_nst.images import OUTPUT_SUFFIXES, read_image
+from parallel_nst.files.formats.raster import quiet
+from parallel_nst.files.images import OUTPUT_SUFFIXES, read_image
 
 SUFFIXES = frozenset(OUTPUT_SUFFIXES) | {".gif", ".jpe", ".jfif"}
 CACHE_BYTES = 1 << 30

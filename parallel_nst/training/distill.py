@@ -30,15 +30,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
-from parallel_nst.networks.backbones import Backbone, Embedded, SqueezeNet
-from parallel_nst.networks.checkpoints import (
+from parallel_nst.networks.backbones.base import Backbone, Embedded, SqueezeNet
+from parallel_nst.networks.backbones.registry import (
     build_backbone,
     dequantised,
     quantised,
     read_tensors,
     save_embedded,
 )
-from parallel_nst.networks.generators import Generator
+from parallel_nst.networks.generators.base import Generator
 from parallel_nst.training.datasets import Batches
 from parallel_nst.training.fit import FitSettings, Status, Watch, fit
 from parallel_nst.training.objective import TOTAL, Batch, Losses, Phase

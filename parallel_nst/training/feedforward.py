@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from parallel_nst.gatys import StyleTargets, measure_style, weighted_mean
-from parallel_nst.images import resize
-from parallel_nst.losses import content_sums, gram_sums, style_loss, variation_sums, wide
-from parallel_nst.networks.backbones import Backbone
-from parallel_nst.networks.checkpoints import backbone_entry
-from parallel_nst.networks.feedforward import VGG16_ENCODER, VGGDecoder
-from parallel_nst.networks.generator_formats import build_generator
-from parallel_nst.networks.generators import Generator
+from parallel_nst.files.images import resize
+from parallel_nst.networks.backbones.base import Backbone
+from parallel_nst.networks.backbones.registry import backbone_entry
+from parallel_nst.networks.generators.base import Generator
+from parallel_nst.networks.generators.published import build_generator
+from parallel_nst.networks.generators.transformer import VGG16_ENCODER, VGGDecoder
+from parallel_nst.painting.gatys.losses import content_sums, gram_sums, style_loss, variation_sums, wide
+from parallel_nst.painting.gatys.objective import StyleTargets, measure_style, weighted_mean
+from parallel_nst.painting.tiles.geometry import Rect, whole_tile
 from parallel_nst.recipe import LayerWeights, check_bounds, knob
-from parallel_nst.tiles import Rect, whole_tile
 from parallel_nst.training.objective import Batch, Losses, Phase
 
 Architecture = Literal["transformer", "aonet", "vgg16-decoder"]

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from parallel_nst.training.checkpoints import load_newest, save_checkpoint, steps_of
 from parallel_nst.training.datasets import Prefetched, Stream
 from parallel_nst.training.objective import TOTAL, Batch, Objective, Phase
-from parallel_nst.training.place import Place
 from parallel_nst.training.records import Records, write_sheet
+from parallel_nst.workers.ranks.place import Place
 
 DTYPES = ("float32", "bfloat16")
 RECENT = 20  # steps that the speed shown during a run is taken over

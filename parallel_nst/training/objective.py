@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from parallel_nst.networks.generators import Generator
+from parallel_nst.networks.generators.base import Generator
 
 TOTAL = "total"
 """The loss that is differentiated."""

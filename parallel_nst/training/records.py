@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from parallel_nst.formats.raster import decode_by_opencv
+from parallel_nst.files.formats.raster import decode_by_opencv
 
 LOSSES = "losses.csv"
 EVENTS = "tensorboard"

@@ -1,0 +1,122 @@
+"""`pnst models`: generators by name and by file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from parallel_nst.errors import message_of, printable
+
+if TYPE_CHECKING:  # PyTorch takes seconds to load
+    from parallel_nst.networks.generators.base import Generator
+    from parallel_nst.networks.generators.files import GeneratorInfo
+
+STATES = {
+    "bundled": "bundled",
+    "in cache": "in cache",
+    "download": "downloaded on first use",
+    "by hand": "download it yourself and pass the file",
+}
+
+models_app = typer.Typer(no_args_is_help=True, help="Generators: those there are, and what is in a file.")
+
+
+@models_app.command("list")
+def list_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the list as one JSON array.")] = False,
+) -> None:
+    """List the names that --model knows, and where their files come from."""
+    from parallel_nst.networks.generators.registry import named_models
+
+    models = named_models()
+    if as_json:
+        print(json.dumps([asdict(model) for model in models]))
+        return
+    rows = [(model.name, model.about, STATES[model.state], model.address) for model in models]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for *cells, address in rows:
+        padded = (f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
+        print("  ".join((*padded, address)).rstrip())
+
+
+@models_app.command("inspect")
+def inspect_command(
+    models: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Files of weights, folders of MicroAST, or names.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+) -> None:
+    """Say what files hold: network, sizes, whose form they have."""
+    from parallel_nst.networks.generators.registry import open_generator
+
+    facts, failed = [], False
+    for model in models:
+        try:
+            facts.append(facts_of(model, *open_generator(model)))
+        except (ValueError, OSError) as error:
+            failed = True
+            print(f"pnst: {message_of(error)}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        print("\n\n".join(as_text(fact) for fact in facts), end="\n" * bool(facts))
+    if failed:
+        raise typer.Exit(1)
+
+
+def facts_of(model: str, generator: Generator, info: GeneratorInfo, digest: str) -> dict[str, Any]:
+    """What `inspect` says of a generator. stride, reach: px."""
+    return {
+        "model": model,
+        "architecture": info.architecture,
+        "source": info.source,
+        "parameters": info.parameters,
+        "hyperparameters": generator.hyperparameters,
+        "stride": generator.stride,
+        "reach": generator.reach,
+        "takes_style": generator.takes_style,
+        "precision": info.precision,
+        "digest": digest,
+        "notes": list(info.notes),
+        "metadata": dict(info.metadata),
+    }
+
+
+def as_text(facts: dict[str, Any]) -> str:
+    """A line for the model, and one for each thing known of it."""
+    sizes = ", ".join(f"{name} {json.dumps(value)}" for name, value in facts["hyperparameters"].items())
+    lines = {
+        "architecture": facts["architecture"],
+        "source": facts["source"],
+        "parameters": f"{facts['parameters']:,}, {facts['precision']}",
+        "sizes": sizes,
+        "stride, reach": f"{facts['stride']} px, {facts['reach']} px",
+        "style": "any style picture (--style)" if facts["takes_style"] else "its own",
+        "digest": facts["digest"],
+    }
+    rows = [*lines.items(), *(("note", printable(note)) for note in facts["notes"])]
+    rows += [(printable(key), printable(text)) for key, text in sorted(facts["metadata"].items())]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([printable(facts["model"]), *(f"  {name:{width}}  {text}" for name, text in rows)])
+
+
+@models_app.command("convert")
+def convert_command(
+    model: Annotated[str, typer.Argument(metavar="FILE", help="File of weights, folder of MicroAST, or name.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="File to write.")],
+    half: Annotated[bool, typer.Option("--half", help="In float16: half the size.")] = False,
+) -> None:
+    """Write any readable generator in this project's own form, which is safe to pass on."""
+    from parallel_nst.networks.generators.files import save_generator
+    from parallel_nst.networks.generators.registry import open_generator
+
+    if out.suffix.lower() != ".safetensors" or not out.parent.is_dir() or out.is_dir():
+        raise typer.BadParameter(f"{out} cannot be written; give a name that ends in .safetensors in a folder there is")
+    generator, info, _ = open_generator(model)
+    save_generator(generator, out, {"converted_from": info.source} | dict(info.metadata), half=half)
+    print(f"{out}: {info.architecture}, {info.parameters:,} parameters, {out.stat().st_size:,} bytes")

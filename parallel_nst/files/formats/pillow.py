@@ -1,0 +1,94 @@
+"""Everything with 8 bits a channel, read and written by Pillow."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from parallel_nst.files.formats.exif import Survey, clean_dpi, settings_of, survey
+from parallel_nst.files.formats.icc import cmyk_to_srgb, lab_to_srgb
+from parallel_nst.files.formats.raster import Raster, check_pixels
+
+TEXT_KEY = "parallel_nst"
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
+_GREY = ("1", "L", "LA", "La")
+
+
+def read(path: Path, limit: int | None) -> Raster:
+    """Decode the first frame. Call within `quiet`; damaged files raise whatever Pillow raises.
+
+    A TIFF comes back upright and without EXIF: Pillow turns it while loading.
+    """
+    with Image.open(path, formats=FORMATS) as image:
+        check_pixels(image.size, limit)
+        image.load()
+        rgb, notes = _displayable(image)
+        samples = np.asarray(rgb).astype(np.float32)
+        samples /= 255
+        return describe(image, samples.reshape(rgb.height, rgb.width, -1), notes)
+
+
+def _displayable(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """The image in mode L, LA, RGB or RGBA, and what had to be done to it that a user would like to know."""
+    if image.mode == "CMYK":
+        return cmyk_to_srgb(image, image.info.get("icc_profile")), ("CMYK converted to sRGB",)
+    if image.mode == "LAB":
+        return lab_to_srgb(image), ("CIELAB converted to sRGB",)
+    alpha = image.has_transparency_data
+    if image.mode in _GREY:
+        return image.convert("LA" if alpha else "L"), ()
+    return image.convert("RGBA" if alpha else "RGB"), ()
+
+
+def describe(image: Image.Image, samples: NDArray[np.float32], notes: tuple[str, ...] = (), depth: int = 8) -> Raster:
+    """A `Raster` of these samples with what the loaded image says of itself."""
+    found = Survey() if image.format == "TIFF" else survey(image.getexif)
+    dpi = clean_dpi(image.info.get("dpi")) or found.dpi
+    icc = None if image.mode in ("CMYK", "LAB") else image.info.get("icc_profile")
+    notes += found.notes + _frames(image)
+    return Raster(samples, depth, icc, found.block, found.orientation, dpi, notes)
+
+
+def _frames(image: Image.Image) -> tuple[str, ...]:
+    """A note for an animation. Further frames of an MPO are previews and gain maps; `tiff` counts pages."""
+    count = 1 if image.format in ("MPO", "TIFF") else getattr(image, "n_frames", 1)
+    return (f"first of {count} frames",) if count > 1 else ()
+
+
+def read_settings(path: Path) -> str | None:
+    """Settings of the run in the PNG text, or in the EXIF user comment. Call within `quiet`."""
+    with Image.open(path, formats=FORMATS) as image:
+        if image.format == "PNG":
+            image.load()  # text may stand behind the pixels
+            text = image.info.get(TEXT_KEY)
+            return str(text) if text is not None else None
+        return settings_of(image.getexif)
+
+
+def write(
+    file: BinaryIO,
+    form: str,
+    samples: NDArray[np.uint8],
+    *,
+    quality: int,
+    icc: bytes | None,
+    exif: bytes | None,
+    dpi: tuple[float, float] | None,
+) -> None:
+    """Encode (H, W, 3 or 4) samples as JPEG (4:4:4), WebP (lossless at quality 100) or BMP."""
+    exact = quality == 100
+    options: dict[str, dict[str, object]] = {
+        "JPEG": {"quality": quality, "subsampling": 0},
+        "WebP": {"quality": quality, "lossless": exact, "exact": exact, "use_sharp_yuv": not exact},
+        "BMP": {},
+    }
+    metadata = {"icc_profile": icc, "exif": exif, "dpi": dpi}
+    given = options[form] | {name: value for name, value in metadata.items() if value is not None}
+    whole = BytesIO()  # Pillow, given a file, takes no notice when a full disk takes only a part of what it writes
+    Image.fromarray(samples).save(whole, form, **given)
+    file.write(whole.getbuffer())

@@ -1,0 +1,331 @@
+"""Pictures and their files: reading, writing, resizing.
+
+Whatever the container, a `Picture` is upright RGB in [0, 1]; what came with the pixels (alpha, ICC profile,
+EXIF, resolution, bit depth) goes out again as far as the output's format holds it; `write_image` says what is
+lost.
+
+Every refusal is one line that names the file and what to do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import UnidentifiedImageError
+
+from parallel_nst.files.formats import icc, pillow, png, tiff
+from parallel_nst.files.formats.output import encode, pack
+from parallel_nst.files.formats.raster import Raster, Refused, quiet
+from parallel_nst.files.whole_files import aside_name
+
+__all__ = [
+    "OUTPUT_SUFFIXES",
+    "Picture",
+    "check_output",
+    "fit",
+    "read_image",
+    "read_settings",
+    "resize",
+    "write_image",
+]
+
+OUTPUT_SUFFIXES = MappingProxyType(
+    {
+        ".png": "PNG",
+        ".jpg": "JPEG",
+        ".jpeg": "JPEG",
+        ".tif": "TIFF",
+        ".tiff": "TIFF",
+        ".webp": "WebP",
+        ".bmp": "BMP",
+    }
+)
+"""Suffixes that `write_image` knows, in lower case, and the format each stands for."""
+
+_KNOWN = (b"\xff\xd8\xff", png.SIGNATURE, b"BM", b"GIF8")
+_LONGEST = {"JPEG": 65500, "WebP": 16383, "PNG": 1_000_000}  # px; of libjpeg and libpng
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An upright RGB picture with what its file carried. Compared by identity, as arrays have no truth value.
+
+    pixels: (H, W, 3) float32 in [0, 1].
+    alpha: (H, W) float32 in [0, 1], or None; pixels are not premultiplied.
+    icc: ICC profile of the pixels' RGB space; None means sRGB.
+    exif: EXIF block, orientation 1, no thumbnail.
+    dpi: horizontal and vertical pixels per inch.
+    depth: bits a channel of the source, 8 or 16.
+    note: something the user should be told, such as "first of 12 frames".
+    """
+
+    pixels: NDArray[np.float32]
+    alpha: NDArray[np.float32] | None = None
+    icc: bytes | None = None
+    exif: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    depth: int = 8
+    note: str | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in px."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+
+_TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a),
+}
+"""EXIF orientation to the turn that makes (H, W, C) samples upright."""
+
+
+def read_image(path: str | Path, *, max_pixels: int | None = None) -> Picture:
+    """Read JPEG, PNG, TIFF, WebP, BMP or GIF; of an animation the first frame.
+
+    A header that states more pixels than `max_pixels` (default: Pillow's limit against decompression bombs)
+    is refused before decoding. Grey and CMYK profiles are applied, giving sRGB. Floating-point TIFF must lie
+    in 0 to 1. Threads take turns.
+
+    Raises FileNotFoundError, IsADirectoryError, PermissionError, or ValueError for what cannot be read whole.
+    """
+    path = Path(path)
+    with _in_one_line(path), quiet() as limit:
+        return _picture(_reader(path)(path, limit if max_pixels is None else max_pixels))
+
+
+def read_settings(path: str | Path) -> str | None:
+    """The settings that `write_image` stored in a file, or None. Raises as `read_image` does."""
+    path = Path(path)
+    with _in_one_line(path), quiet():
+        _reader(path)
+        try:
+            return pillow.read_settings(path)
+        except UnidentifiedImageError:  # a TIFF of a kind that `write_image` does not write
+            return None
+
+
+@contextmanager
+def _in_one_line(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises into one line about the file."""
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, PermissionError, MemoryError):
+        raise
+    except Refused as reason:
+        raise ValueError(f"{path}: {reason}") from None
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        if isinstance(error, OSError) and error.strerror:
+            raise ValueError(f"{path}: cannot be read ({error.strerror}): check the name and the disk") from None
+        detail = " ".join(str(error).split())[:150] or type(error).__name__
+        if isinstance(error, (UnidentifiedImageError, LookupError, TypeError)):
+            detail = "its header makes no sense"
+        raise ValueError(f"{path}: damaged or cut short ({detail}): get a whole copy of the file") from None
+
+
+def _reader(path: Path) -> Callable[[Path, int | None], Raster]:
+    """Look at the first bytes; the suffix does not matter."""
+    head = _head(path)
+    if png.is_deep(head):
+        return png.read_deep
+    if head.startswith(tiff.MAGIC):
+        return tiff.read
+    if head.startswith(_KNOWN) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
+        return pillow.read
+    if not head:
+        raise Refused("the file is empty: get a whole copy of it")
+    raise Refused("not a picture of a known kind (JPEG, PNG, TIFF, WebP, BMP, GIF): convert it to one")
+
+
+def _head(path: Path) -> bytes:
+    """The first 32 bytes; fewer for a shorter file."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path}: a folder, not a picture: name a file in it")
+        if path.exists() and not path.is_file():
+            raise Refused("not a regular file: save the picture to one first")
+        with path.open("rb") as file:
+            return file.read(32)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file: check the name") from None
+    except PermissionError:
+        raise PermissionError(f"{path}: may not be read: change its permissions") from None
+
+
+def _picture(raster: Raster) -> Picture:
+    """Apply profile and orientation, and part colours from alpha."""
+    samples, profile, note = icc.settle(raster.samples, raster.icc)
+    samples = _TURNS[raster.orientation](samples)
+    channels = samples.shape[2]
+    colours = samples[..., :3] if channels >= 3 else samples[..., [0, 0, 0]]
+    return Picture(
+        np.ascontiguousarray(colours),
+        np.ascontiguousarray(samples[..., -1]) if channels in (2, 4) else None,
+        profile,
+        raster.exif,
+        raster.dpi[::-1] if raster.dpi and raster.orientation >= 5 else raster.dpi,
+        raster.depth,
+        "; ".join([*raster.notes, *([note] if note else [])]) or None,
+    )
+
+
+def check_output(path: str | Path, *, inputs: Iterable[str | Path] = (), size: tuple[int, int] | None = None) -> Path:
+    """Find out before the long computation whether `write_image` can write there; leaves nothing behind.
+
+    inputs: files that must not be overwritten, under whatever name or link.
+    size: (width, height) in px of what will be written, if known.
+
+    Raises ValueError for an unknown suffix, a size that the format cannot hold, an output that is an input;
+    IsADirectoryError, FileNotFoundError, NotADirectoryError or PermissionError for the place.
+    """
+    path = Path(path)
+    _check_size(path, _format(path), size)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: a folder: give a file name in it")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: not a regular file: choose another output")
+    for other in inputs:
+        if _same(path, other):
+            raise ValueError(f"{path}: would overwrite the input {other}: choose another output")
+    _check_folder(path)
+    return path
+
+
+def _format(path: Path) -> str:
+    form = OUTPUT_SUFFIXES.get(path.suffix.lower())
+    if form is None:
+        known = " ".join(OUTPUT_SUFFIXES)
+        raise ValueError(f"{path}: suffix '{path.suffix}' names no output format: use one of {known}")
+    return form
+
+
+def _check_size(path: Path, form: str, size: tuple[int, int] | None) -> None:
+    longest = _LONGEST.get(form)
+    if size and longest and max(size) > longest:
+        shape = f"{size[0]}x{size[1]}"
+        raise ValueError(f"{path}: {shape} is too large, {form} holds at most {longest} px a side: write a .tif")
+
+
+def _same(one: Path, other: str | Path) -> bool:
+    """Whether two names lead to one file, through symbolic and hard links; either may not exist yet."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _check_folder(path: Path) -> None:
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.exists():
+        raise FileNotFoundError(f"{path}: the folder {folder} does not exist: create it first")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{path}: {folder} is not a folder: choose another output")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError(f"{path}: is write-protected: change its permissions or choose another output")
+    trial = _aside(path)
+    try:
+        trial.touch(exist_ok=False)  # permission bits alone say little on network and read-only file systems
+    except OSError as error:
+        reason = error.strerror or error
+        raise PermissionError(f"{path}: cannot write in {folder} ({reason}): choose another folder") from None
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+def _aside(path: Path) -> Path:
+    """A hidden new name beside the file that `path` leads to."""
+    place = Path(os.path.realpath(path))
+    return place.with_name(aside_name(place.name))
+
+
+def write_image(path: str | Path, picture: Picture, *, settings: str | None = None, quality: int = 95) -> list[str]:
+    """Write a picture in the format of the suffix; returns notes on what the format could not hold.
+
+    settings: text kept in the file's metadata, see `read_settings`. quality: 1 to 100; JPEG without chroma
+    subsampling; WebP lossy, at 100 lossless. PNG and TIFF are lossless and keep 16 bits.
+
+    The file is written aside and renamed: it appears whole or not at all. A symbolic link stays and its
+    target is replaced. Values are rounded to the nearest step; those outside [0, 1] are clipped.
+
+    Raises as `check_output`, ValueError for a malformed picture or quality, OSError when writing fails.
+    """
+    _check_picture(Path(path), picture)
+    path = check_output(path, size=picture.size)
+    if not 1 <= quality <= 100:
+        raise ValueError(f"{path}: quality {quality} is not in 1 to 100: choose one that is, such as 95")
+    with quiet():
+        parcel = pack(_raster(picture), _format(path), settings)
+    try:
+        with _written_aside(path) as file:
+            encode(file, parcel, quality)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise OSError(f"{path}: not written ({reason}): free some space or choose another output") from None
+    return list(parcel.notes)
+
+
+def _raster(picture: Picture) -> Raster:
+    pixels = picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
+    return Raster(pixels, picture.depth, picture.icc, picture.exif, dpi=picture.dpi)
+
+
+def _check_picture(path: Path, picture: Picture) -> None:
+    pixels, alpha = picture.pixels, picture.alpha
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size or pixels.dtype.kind != "f":
+        found = f"{pixels.dtype} {pixels.shape}"
+        raise ValueError(f"{path}: pixels are {found}, must be floating-point (height, width, 3): convert them")
+    if alpha is not None and alpha.shape != pixels.shape[:2]:
+        raise ValueError(f"{path}: alpha is {alpha.shape}, the pixels {pixels.shape[:2]}: resize alpha")
+    if not all(np.isfinite(values).all() for values in (pixels, alpha) if values is not None):
+        raise ValueError(f"{path}: some values are NaN or infinite: look at what made them, nothing is written")
+
+
+@contextmanager
+def _written_aside(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` when the block ends well and is removed when it does not."""
+    aside = _aside(path)
+    try:
+        with open(aside, "xb") as file:  # unlike tempfile, leaves permissions to the umask
+            yield file
+        os.replace(aside, os.path.realpath(path))
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def resize(pixels: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """(H, W) or (H, W, C) float32 scaled to `size` = (width, height) px, clipped to [0, 1].
+
+    An axis that shrinks is averaged by area, one that grows is interpolated cubically. Always a new array.
+    """
+    width, height = size
+    if width < 1 or height < 1:
+        raise ValueError(f"cannot resize to {width}x{height}: both sides must be at least 1 px")
+    smaller = (min(width, pixels.shape[1]), min(height, pixels.shape[0]))
+    # OpenCV averages areas only when neither axis grows, hence two steps.
+    scaled = cv2.resize(np.ascontiguousarray(pixels), smaller, interpolation=cv2.INTER_AREA)
+    if smaller != size:
+        scaled = cv2.resize(scaled, size, interpolation=cv2.INTER_CUBIC)
+    return np.clip(scaled, 0, 1).astype(np.float32, copy=False).reshape(height, width, *pixels.shape[2:])
+
+
+def fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """(width, height) px scaled so that the longest side is `longest`, the other at least 1."""
+    if longest < 1 or min(size) < 1:
+        raise ValueError(f"cannot fit {size[0]}x{size[1]} to {longest} px: all must be at least 1 px")
+    width, height = (max(1, round(side * longest / max(size))) for side in size)
+    return width, height

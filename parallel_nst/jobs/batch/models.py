@@ -1,0 +1,150 @@
+"""What a batch paints with: a generator, perhaps with a style picture, or Gatys' optimisation with one. Everything
+that can be wrong with it is found out here, before a worker starts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from parallel_nst.files.images import Picture, read_image
+from parallel_nst.jobs.batch.stylizers import GatysPainter, GeneratorPainter, Painter, scaled
+from parallel_nst.networks.backbones.registry import State, build_backbone, load_weights
+from parallel_nst.networks.generators.base import Generator
+from parallel_nst.networks.generators.registry import default_model, open_generator
+from parallel_nst.painting.generators.runs import Statistics, chosen_dtype
+from parallel_nst.painting.planning.scales import chosen_layers
+from parallel_nst.painting.planning.tilings import PROCESS
+from parallel_nst.recipe import Recipe
+from parallel_nst.workers.worker import WorkerSpec
+
+TOGETHER = {"cpu": 1 << 18, "cuda": 1 << 23}  # px of pictures of one size that go through a generator in one pass
+
+
+class Model(Protocol):
+    """name: for the report. digest: of all that outputs depend on. weights: of backbones that workers need."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def weights(self) -> Mapping[str, State]: ...
+
+    def painter(self, spec: WorkerSpec, memory: int) -> Painter:
+        """For workers of this kind, each with so many bytes for its pictures."""
+        ...
+
+
+@dataclass(frozen=True)
+class GeneratorOptions:
+    """size: px of the longer side that pictures are brought to before; 0: as they are. style_size: of the style
+    picture, as large as its strokes are to be. strength: of the style, 0 to 1. statistics: of normalisation in tiles.
+    dtype: auto, float32 or bfloat16."""
+
+    size: int = 0
+    style_size: int = 512
+    strength: float = 1.0
+    statistics: Statistics = "exact"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.dtype == "float64":
+            raise ValueError("dtype is float64; generators compute in float32 or bfloat16, give one of these or auto")
+        if not (isinstance(self.strength, float) and 0 <= self.strength <= 1):
+            raise ValueError(f"strength is {self.strength!r}; give a number from 0 to 1")
+        if self.statistics not in get_args(Statistics):
+            raise ValueError(f"statistics is {self.statistics!r}; give {' or '.join(get_args(Statistics))}")
+
+
+@dataclass(frozen=True, eq=False)
+class GeneratorModel:
+    """See `Model`."""
+
+    name: str
+    digest: str
+    generator: Generator
+    style: Mapping[str, Tensor] | None
+    options: GeneratorOptions
+    weights: Mapping[str, State] = field(default_factory=dict)
+
+    def painter(self, spec: WorkerSpec, memory: int) -> GeneratorPainter:
+        dtype = spec.dtype
+        if self.options.dtype == "auto":
+            dtype = chosen_dtype(self.generator, dtype == "bfloat16", self.style)
+        return GeneratorPainter(
+            self.generator.architecture,
+            self.generator.hyperparameters,
+            self.generator.state_dict(),
+            self.style,
+            dtype,
+            memory - int(PROCESS),
+            self.options.statistics,
+            self.options.size,
+            TOGETHER[spec.device],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class GatysModel:
+    """See `Model`."""
+
+    name: str
+    digest: str
+    recipe: Recipe
+    style: Picture
+    weights: Mapping[str, State]
+
+    def painter(self, spec: WorkerSpec, memory: int) -> GatysPainter:
+        return GatysPainter(self.recipe, self.style, spec.dtype, memory)
+
+
+def generator_model(
+    name: str | None, style: Path | None, options: GeneratorOptions, max_pixels: int | None = None
+) -> GeneratorModel:
+    """A generator by name or file (None: the bundled one), with a style picture if it takes one. ValueError, in one
+    line, for what does not go together."""
+    chosen = name or default_model()
+    if chosen is None:
+        raise ValueError(
+            "no model is given; give --model NAME_OR_FILE, or --style PICTURE to paint each by optimisation"
+        )
+    generator, _, weights = open_generator(chosen)
+    encoded = None
+    if generator.takes_style != (style is not None):
+        wanted = (
+            "wants a style picture; give --style PICTURE"
+            if style is None
+            else (
+                "has a style of its own; leave out --style, or leave out --model to paint each picture by optimisation"
+            )
+        )
+        raise ValueError(f"{chosen} {wanted}")
+    digest = hashlib.sha256(f"{weights} {asdict(options)}".encode())
+    if style is not None:
+        pixels = scaled(read_image(style, max_pixels=max_pixels).pixels, options.style_size)
+        digest.update(pixels.tobytes())
+        with torch.inference_mode():
+            picture = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+            encoded = generator.encode_style(picture, options.strength)  # type: ignore[operator]
+    return GeneratorModel(Path(chosen).stem, digest.hexdigest()[:16], generator, encoded, options)
+
+
+def gatys_model(recipe: Recipe, style: Path, weights: Path | None = None, max_pixels: int | None = None) -> GatysModel:
+    """Gatys' optimisation in the manner of a picture. ValueError, in one line, for a style or weights that cannot be
+    read and layers that there are not."""
+    state = load_weights(recipe.backbone, weights)
+    chosen_layers(recipe, build_backbone(recipe.backbone, state))
+    digest = hashlib.sha256(replace(recipe, device="auto").digest().encode())
+    digest.update(hashlib.sha256(style.read_bytes()).digest())
+    for name in sorted(state):
+        digest.update(name.encode() + state[name].contiguous().numpy().tobytes())
+    picture = read_image(style, max_pixels=max_pixels)
+    return GatysModel(style.stem, digest.hexdigest()[:16], recipe, picture, {recipe.backbone: state})

@@ -1,0 +1,84 @@
+"""A comparison as files in a folder: CSV, JSON, a plot and a page."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from parallel_nst.files.images import check_output
+from parallel_nst.jobs.compare.page import page
+from parallel_nst.jobs.compare.plot import plot_png
+from parallel_nst.jobs.compare.records import Comparison
+from parallel_nst.jobs.compare.tables import to_csv, to_json
+
+CSV, JSON, PLOT, PAGE = (f"comparison.{suffix}" for suffix in ("csv", "json", "png", "html"))
+NO_PLOT = "no plot: matplotlib is missing; install it with: pip install 'parallel-nst[compare]'"
+
+
+@contextmanager
+def output_folder(folder: Path, inputs: tuple[Path, ...]) -> Iterator[None]:
+    """Find out before the long measurement whether files can be written there.
+
+    The folder is made if it is missing, and taken away again if nothing has come into it. ValueError or OSError, in one
+    line, for a place that cannot be written to, or where a file would take the place of an input.
+    """
+    made = make_folder(folder)
+    try:
+        for name in (CSV, JSON, PLOT, PAGE):
+            if any((folder / name).exists() and path.exists() and path.samefile(folder / name) for path in inputs):
+                raise ValueError(f"{folder / name}: would overwrite an input: choose another output")
+        check_output(folder / PLOT)
+        yield
+    finally:
+        if made:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+
+
+def make_folder(folder: Path) -> bool:
+    """Make a folder; whether it was missing. ValueError when it cannot be made or is no folder."""
+    if folder.is_dir():
+        return False
+    try:
+        folder.mkdir()
+    except OSError as error:
+        reason = "not a folder" if folder.exists() else f"the folder cannot be made ({error.strerror})"
+        raise ValueError(f"{folder}: {reason}: choose another output") from None
+    return True
+
+
+def write_files(comparison: Comparison, folder: Path) -> tuple[list[Path], list[str]]:
+    """Write all files into a folder that is there: their paths, and notes for the user. OSError when writing fails."""
+    notes = []
+    try:
+        plot = plot_png(comparison)
+    except ModuleNotFoundError:
+        plot, notes = None, [NO_PLOT]
+    files = {
+        CSV: to_csv(comparison).encode(),
+        JSON: to_json(comparison).encode(),
+        PAGE: page(comparison, plot).encode(),
+        **({PLOT: plot} if plot else {}),
+    }
+    if plot is None:
+        (folder / PLOT).unlink(missing_ok=True)  # of an earlier comparison
+    return place(files, folder), notes
+
+
+def place(files: Mapping[str, bytes], folder: Path) -> list[Path]:
+    """Write files aside, then give all of them their names: each appears whole or not at all."""
+    aside = {folder / name: folder / f".{secrets.token_hex(8)}.pnst" for name in files}
+    try:
+        for path, name in aside.items():
+            name.write_bytes(files[path.name])
+        for path, name in aside.items():
+            os.replace(name, path)
+    except OSError as error:
+        raise OSError(f"{folder}: not written ({error.strerror}): free some space or choose another output") from None
+    finally:
+        for name in aside.values():
+            name.unlink(missing_ok=True)
+    return [*aside]

@@ -1,0 +1,276 @@
+"""Serial against parallel on one picture: time, loss, seams, difference, traffic and memory.
+
+What is fair here: every setting paints the same picture by the same recipe; the settings take turns in every round, so
+that a busy minute of the machine hits all of them; and the best serial setting, not the slowest, is the one to beat.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from parallel_nst.files.images import Picture, fit, read_image, resize
+from parallel_nst.jobs.compare.records import (
+    AMPLIFIED,
+    FEWEST_TILES,
+    SERIAL,
+    CompareJob,
+    Comparison,
+    Measurement,
+    Setting,
+    Thumbnail,
+    Timing,
+)
+from parallel_nst.jobs.machine import PeakMemory, release_memory, this_machine
+from parallel_nst.networks.backbones.base import deepest
+from parallel_nst.networks.backbones.registry import State, build_backbone, load_weights
+from parallel_nst.painting.planning.scales import FRAME, chosen_layers
+from parallel_nst.painting.scale_run import OnStatus, Watch
+from parallel_nst.painting.stylize import Stylised, stylize, whole_loss
+from parallel_nst.painting.tiles.geometry import Tile, grid_of, plan_tiles, step_ratio
+from parallel_nst.recipe import Recipe
+from parallel_nst.workers import opening as pools
+from parallel_nst.workers.crew import Crew, plan_crew
+from parallel_nst.workers.pool import Pool, SerialPool
+from parallel_nst.workers.worker import WorkerSpec
+
+THUMBNAIL = 400  # px, longest side
+
+Show = Callable[[float, str], None]  # share of all runs that is done, 0 to 1, and what is going on
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What all runs have in common. tiles: of the finest scale, in the picture's coordinates. slots: cores, or GPUs."""
+
+    content: Picture
+    style: Picture
+    recipe: Recipe
+    weights: State
+    device: str
+    dtype: str
+    slots: int
+    size: tuple[int, int]
+    tiles: Sequence[Tile]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run: the picture and what it took."""
+
+    result: Stylised
+    timing: Timing
+    crew: Crew
+    moved: int
+
+
+def compare(job: CompareJob, notify: Callable[[str], None], show: Show | None = None) -> Comparison:
+    """Measure every setting of a job.
+
+    The first round is not timed: it warms the machine up, gives the pictures, and has its memory watched, which would
+    disturb a clock. notify: takes each line the user should be told.
+
+    ValueError or OSError, in one line, for anything the user can put right; pools are closed whatever happens.
+    """
+    scene = prepared(job, notify)
+    settings = [*serial_settings(scene), *parallel_settings(job, scene)]
+    turns = Turns(show, (job.repeats + 1) * len(settings))
+    measured = observations(scene, settings, turns)
+    timings: list[list[Timing]] = [[] for _ in settings]
+    for number in range(1, job.repeats + 1):
+        order = [*range(len(settings))] if number % 2 else [*reversed(range(len(settings)))]
+        for index in order:
+            release_memory()
+            told = turns.begin(f"round {number}/{job.repeats}  {settings[index].name}")
+            timings[index].append(run(scene, settings[index], told).timing)
+    return Comparison(
+        job=job,
+        machine=this_machine(),
+        device=scene.device,
+        dtype=scene.dtype,
+        size=scene.size,
+        tiles=len(scene.tiles),
+        measurements=tuple(replace(m, timings=tuple(t)) for m, t in zip(measured, timings, strict=True)),
+        content=thumbnail(scene.content.pixels),
+        style=thumbnail(scene.style.pixels),
+    )
+
+
+def prepared(job: CompareJob, notify: Callable[[str], None]) -> Scene:
+    """Read what a job names and lay its tiles; ValueError where there is nothing to compare."""
+    recipe = with_tiles(job)
+    weights = load_weights(recipe.backbone, job.weights)
+    content, style = (read_image(path, max_pixels=job.max_pixels) for path in (job.content, job.style))
+    for path, picture in ((job.content, content), (job.style, style)):
+        if picture.note:
+            notify(f"{path}: {picture.note}")
+    size = fit(content.size, recipe.size or max(content.size))
+    tiles = laid_tiles(size, recipe, weights)
+    if len(tiles) < 2:
+        asked = recipe.tiling.tiles
+        raise ValueError(f"tiles is {asked!r}, which is one tile on {size[0]}x{size[1]} px; give more to compare")
+    device = pools.local_device(recipe.device)
+    return Scene(
+        content=content,
+        style=style,
+        recipe=recipe,
+        weights=weights,
+        device=device,
+        dtype=pools.resolved_dtype(recipe.dtype, device),
+        slots=torch.cuda.device_count() if device == "cuda" else pools.usable_cores(),
+        size=size,
+        tiles=tiles,
+    )
+
+
+def with_tiles(job: CompareJob) -> Recipe:
+    """The job's recipe with a number of tiles: cut by workers and memory, settings would not do the same work."""
+    tiling = job.recipe.tiling
+    if tiling.tiles == "auto":
+        tiling = replace(tiling, tiles=str(max(FEWEST_TILES, *job.workers)))
+    return replace(job.recipe, tiling=tiling)
+
+
+def laid_tiles(size: tuple[int, int], recipe: Recipe, weights: State) -> list[Tile]:
+    """The tiles of the finest scale in the picture's own coordinates, for their borders: without halo or overlap, which
+    depend on the mode."""
+    backbone = build_backbone(recipe.backbone, weights)
+    layers = chosen_layers(recipe, backbone)
+    align = deepest(backbone, {**layers.style, **layers.content}).stride
+    width, height = (length + 2 * FRAME for length in size)
+    tiles = plan_tiles(height, width, grid_of(recipe.tiling, height, width), align=align)
+    return [tile.moved(-FRAME) for tile in tiles]
+
+
+def serial_settings(scene: Scene) -> Iterator[Setting]:
+    """The picture in one piece, in this process: with one thread, which all others are held against, and with all."""
+    recipe = replace(scene.recipe, tiling=replace(scene.recipe.tiling, tiles="1"))
+    most = 1 if scene.device == "cuda" else scene.slots
+    yield from (Setting(SERIAL, 1, threads, recipe) for threads in sorted({1, most}))
+
+
+def parallel_settings(job: CompareJob, scene: Scene) -> Iterator[Setting]:
+    """In tiles, for every mode and number of workers; numbers that come to the same crew are one setting."""
+    unit = "GPU" if scene.device == "cuda" else "core"
+    crews = [plan_crew(asked, len(scene.tiles), [scene.slots], unit) for asked in sorted(set(job.workers))]
+    for mode in dict.fromkeys(job.modes):
+        recipe = replace(scene.recipe, tiling=replace(scene.recipe.tiling, mode=mode))
+        for workers, threads in dict.fromkeys((crew.workers, crew.threads) for crew in crews):
+            limits = [limit(crew.reason) for crew in crews if crew.workers == workers and crew.reason]
+            yield Setting(mode, workers, threads, recipe, tuple(limits))
+
+
+def limit(reason: str) -> str:
+    """'using 2 of 8 workers: there are 2 cores' -> '2 of 8: there are 2 cores'."""
+    return reason.removeprefix("using ").replace(" workers:", ":", 1)
+
+
+class Turns:
+    """Counts runs, and says how far all of them are."""
+
+    def __init__(self, show: Show | None, runs: int) -> None:
+        self._show = show
+        self._runs = runs
+        self._begun = 0
+
+    def begin(self, text: str) -> OnStatus | None:
+        """The listener to the next run's status."""
+        show, done = self._show, self._begun
+        self._begun += 1
+        if show is None:
+            return None
+        return lambda status: show((done + status.share) / self._runs, f"{text}  scale {status.scale}/{status.scales}")
+
+
+def observations(scene: Scene, settings: Sequence[Setting], turns: Turns) -> list[Measurement]:
+    """One run of each setting with all that is measured but the time. The first gives the picture that the others are
+    held against; only that one is kept whole, so that large pictures can be compared."""
+    found: list[Measurement] = []
+    serial: NDArray[np.float32] | None = None
+    for setting in settings:
+        release_memory()
+        with PeakMemory() as peak:
+            outcome = run(scene, setting, turns.begin(f"warm-up  {setting.name}"))
+        if serial is None:
+            serial = outcome.result.picture.pixels
+        found.append(observed(scene, setting, outcome, serial, peak.bytes))
+    return found
+
+
+def run(scene: Scene, setting: Setting, on_status: OnStatus | None = None) -> Outcome:
+    """Paint the picture once, with a pool of its own that is closed whatever happens."""
+    began = time.perf_counter()
+    pool, crew = opened(scene, setting)
+    try:
+        up = time.perf_counter()
+        result = stylize(scene.content, scene.style, setting.recipe, pool, Watch(on_status))
+        done = time.perf_counter()
+    finally:
+        pool.close()
+    timing = Timing(
+        startup=up - began + pool.waited,
+        compute=done - up - pool.waited - result.blend_seconds,
+        blend=result.blend_seconds,
+        shutdown=time.perf_counter() - done,
+    )
+    return Outcome(result, timing, crew, pool.moved)
+
+
+def opened(scene: Scene, setting: Setting) -> tuple[Pool, Crew]:
+    """The pool of a setting; a serial one is this process with its number of threads."""
+    if setting.mode != SERIAL:
+        return pools.open_pool(setting.recipe, workers=setting.workers, weights=scene.weights, tasks=len(scene.tiles))
+    weights = {scene.recipe.backbone: scene.weights}
+    return SerialPool(WorkerSpec(scene.device, scene.dtype, setting.threads, weights)), Crew(1, setting.threads, None)
+
+
+def observed(
+    scene: Scene, setting: Setting, outcome: Outcome, serial: NDArray[np.float32], peak_memory: int
+) -> Measurement:
+    """A measurement without its timings. serial: the picture (H, W, 3) to hold this one against."""
+    picture = outcome.result.picture
+    difference = np.abs(picture.pixels - serial)
+    crew = outcome.crew
+    limits = (*setting.limits, *([limit(crew.reason)] if crew.reason else []))
+    return Measurement(
+        setting=replace(setting, limits=limits),
+        workers=crew.workers,
+        threads=crew.threads,
+        timings=(),
+        loss=judged(scene, picture),
+        seam_ratio=seam_ratio(picture.pixels, serial, scene.tiles),
+        mean_difference=float(difference.mean()) * 255,
+        max_difference=float(difference.max()) * 255,
+        moved=outcome.moved,
+        peak_memory=peak_memory,
+        picture=thumbnail(picture.pixels),
+        difference=thumbnail(difference, AMPLIFIED),
+    )
+
+
+def judged(scene: Scene, picture: Picture) -> float:
+    """The loss of a generated picture as a whole, by one judge in float32 for all settings."""
+    weights = {scene.recipe.backbone: scene.weights}
+    judge = SerialPool(WorkerSpec(scene.device, "float32", pools.usable_cores(), weights))
+    return whole_loss(scene.content, scene.style, picture, scene.recipe, judge)
+
+
+def seam_ratio(pixels: NDArray[np.float32], serial: NDArray[np.float32], tiles: Sequence[Tile]) -> float:
+    """Step ratio of a picture (H, W, 3) over that of the serial one at the same borders; NaN where the latter is 0 or
+    not defined."""
+    ours, theirs = (step_ratio(image.transpose(2, 0, 1), tiles) for image in (pixels, serial))
+    return ours / theirs if theirs else math.nan
+
+
+def thumbnail(pixels: NDArray[np.float32], times: float = 1) -> Thumbnail:
+    """(H, W, 3) in [0, 1] -> at most THUMBNAIL px, multiplied, in 8 bits."""
+    height, width = pixels.shape[:2]
+    small = resize(pixels, fit((width, height), min(THUMBNAIL, max(height, width))))
+    eight_bits: Thumbnail = np.round(np.clip(small * times, 0, 1) * 255).astype(np.uint8)
+    return eight_bits

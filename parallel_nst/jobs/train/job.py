@@ -1,0 +1,302 @@
+"""A training from folders of pictures to files of generators: everything that can be wrong is found before a worker
+starts, then the same work runs in this process or on the ranks of a group."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from parallel_nst.files.images import read_image
+from parallel_nst.jobs.train.folder import run_folder
+from parallel_nst.jobs.train.pictures import Pictured, digest_of, names_in, pictures_of
+from parallel_nst.jobs.train.work import CycleSpec, ObjectiveSpec, StyleSpec, TrainWork, check_size
+from parallel_nst.networks.backbones.registry import load_weights, read_tensors
+from parallel_nst.training.checkpoints import steps_of
+from parallel_nst.training.cyclegan import CycleSettings
+from parallel_nst.training.feedforward import FeedforwardSettings, style_picture
+from parallel_nst.training.fit import FitReport, FitSettings, Status, start
+from parallel_nst.training.presets import Preset
+from parallel_nst.workers import opening as pools
+from parallel_nst.workers.crew import Crew, plan_crew
+from parallel_nst.workers.ranks.place import Place
+from parallel_nst.workers.worker import keep_memory
+
+if TYPE_CHECKING:
+    from parallel_nst.workers.ray.cluster import RayCluster
+
+DEVICES = ("auto", "cpu", "cuda")
+MOST = {"width": 1024, "generator_width": 1024, "discriminator_width": 1024, "blocks": 100, "depth": 100}
+NO_RAY_TRAIN = "several workers need Ray Train: pip install 'parallel-nst[training]', or give --workers 1"
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What to train, on what, and where.
+
+    preset: all numbers. out: folder of the run; on a cluster one that all its machines share, like those of the
+    pictures. folders: of pictures, {"images": ...} for one style and {"a": ..., "b": ...} for CycleGAN. style: the
+    picture to paint like. weights: file of the backbone's, None: the registry's. encoder: file of VGG16's for a
+    vgg16-decoder, None begins it at random. workers, address: one worker without an address is this process, without
+    Ray. device: auto, cpu or cuda. checkpoint_every, keep, sample_every, dtype: see `FitSettings`. resume: go on with
+    the run in `out`.
+    """
+
+    preset: Preset
+    out: Path
+    folders: Mapping[str, Path]
+    style: Path | None = None
+    weights: Path | None = None
+    encoder: Path | None = None
+    workers: int = 1
+    address: str | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    checkpoint_every: int = 500
+    keep: int = 2
+    sample_every: int = 500
+    resume: bool = False
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; give at least 1")
+        if self.device not in DEVICES:
+            raise ValueError(f"device is {self.device!r}; allowed: {', '.join(DEVICES)}")
+        for name, most in MOST.items():
+            value = getattr(self.preset.objective, name, 0)
+            if value > most:
+                raise ValueError(f"{name} is {value}; allowed: up to {most}, more does not fit into memory")
+
+    @property
+    def alone(self) -> bool:
+        """Whether this process trains by itself."""
+        return self.workers == 1 and self.address is None
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What came of it. files: of the generators. pictures, skipped: by source. began: the step that it went on from.
+    losses: of the last step. images_per_second, waiting: see `fit.Meter`. startup: seconds until the loop began, in
+    whatever process; shutdown: after it had ended."""
+
+    out: str
+    files: tuple[str, ...]
+    sheet: str | None
+    pictures: Mapping[str, int]
+    skipped: Mapping[str, int]
+    steps: int
+    began: int
+    losses: Mapping[str, float]
+    workers: int
+    threads: int
+    device: str
+    images_per_second: float
+    waiting: float
+    startup: float
+    training: float
+    shutdown: float
+
+    @property
+    def seconds(self) -> float:
+        return self.startup + self.training + self.shutdown
+
+
+def train(
+    job: TrainJob,
+    notify: Callable[[str], None],
+    on_status: Callable[[Status], None] | None = None,
+    began: float | None = None,
+) -> TrainReport:
+    """Check, train, write. notify: takes each line the user should be told. began: `time.perf_counter()` at the
+    program's start. ValueError, OSError or RuntimeError, in one line, for anything the user can put right; the run in
+    `job.out` can then be gone on with, as it can after Ctrl-C."""
+    began = time.perf_counter() if began is None else began
+    show = on_status or (lambda status: None)
+    with run_folder(job.out, job.resume, notify):
+        pictured = pictures_of(job.folders, job.preset.crop.size, notify)
+        train_on = train_here if job.alone else train_on_ranks
+        return train_on(job, pictured, notify, show, began)
+
+
+def train_here(
+    job: TrainJob, pictured: Pictured, notify: Callable[[str], None], show: Callable[[Status], None], began: float
+) -> TrainReport:
+    """As `train`, in this process."""
+    device, threads = pools.local_device(job.device), pools.usable_cores()
+    torch.set_num_threads(threads)
+    keep_memory()
+    work = work_of(job, pictured, 1)
+    tell_start(job, notify)
+    report = work(Place(device=torch.device(device)), show, notify)
+    ended = time.perf_counter()
+    return report_of(job, work, pictured, report, Crew(1, threads, None), device, (began, ended, ended))
+
+
+def train_on_ranks(
+    job: TrainJob, pictured: Pictured, notify: Callable[[str], None], show: Callable[[Status], None], began: float
+) -> TrainReport:
+    """As `train`, through Ray, which starts while the rest is checked."""
+    try:
+        from parallel_nst.workers.ray.cluster import RayCluster
+        from parallel_nst.workers.ray.ranks import Gang, run_on_ranks
+    except ImportError:
+        raise ValueError(NO_RAY_TRAIN) from None
+    cores = pools.usable_cores()
+    if job.address is None:
+        pools.local_device(job.device)  # a ValueError before Ray starts
+    cluster = RayCluster(job.address, cores)
+    try:
+        crew, device = crew_of(job, cluster)
+        if crew.reason:
+            notify(crew.reason)
+        work = work_of(job, pictured, crew.workers)
+        check_start(work)
+        tell_start(job, notify)
+        gang = Gang(crew.workers, crew.threads, device)
+        report = run_on_ranks(replace(work, resume=True), cluster, gang, job.out, show, notify)
+        ended = time.perf_counter()
+    finally:
+        cluster.close()
+    return report_of(job, work, pictured, report, crew, device, (began, ended, time.perf_counter()))
+
+
+def crew_of(job: TrainJob, cluster: RayCluster) -> tuple[Crew, str]:
+    """How many workers of how many threads, and their device. Of a local Ray that is known before it is up."""
+    if job.address is None:
+        device = pools.local_device(job.device)
+        slots = [torch.cuda.device_count()] if device == "cuda" else [pools.usable_cores()]
+    else:
+        device = job.device if job.device != "auto" else "cuda" if sum(cluster.slots("GPU")) else "cpu"
+        slots = cluster.slots("GPU" if device == "cuda" else "CPU")
+        if not sum(slots):
+            raise ValueError(f"the cluster at {job.address} has no {device} for --device {job.device}")
+    crew = plan_crew(job.workers, job.workers, slots, "GPU" if device == "cuda" else "core")
+    return (replace(crew, threads=1) if device == "cuda" else crew), device
+
+
+def check_start(work: TrainWork) -> None:
+    """ValueError, in one line, for whatever would keep the ranks from beginning: a folder with another run, a
+    checkpoint of another architecture, settings that do not go together."""
+    _, batches = work.batches(Place())
+    objective = work.spec.build(work.settings.steps, batches.steps_per_epoch, Place())
+    start(objective, work.settings, work.folder, Place(), work.resume, lambda line: None)
+
+
+def tell_start(job: TrainJob, notify: Callable[[str], None]) -> None:
+    """Where a run goes on, if it is to."""
+    if job.resume and not steps_of(job.out):
+        notify(f"{job.out} holds no checkpoint; beginning at step 0")
+
+
+def work_of(job: TrainJob, pictured: Pictured, workers: int) -> TrainWork:
+    """What each of so many workers does. ValueError, in one line, for what does not go together."""
+    preset, spec = job.preset, spec_of(job)
+    plain = FitSettings(1)  # until it is known how long an epoch is
+    work = TrainWork(
+        spec=spec,
+        paths=pictured.paths,
+        crop=preset.crop,
+        batch=preset.batch,
+        shuffle=preset.shuffle,
+        seed=preset.objective.seed,
+        settings=plain,
+        folder=job.out.resolve(),
+        files=files_of(job),
+        described={},
+        resume=job.resume,
+    )
+    _, batches = work.batches(Place(ranks=workers))
+    steps = preset.length(batches.steps_per_epoch)
+    settings = FitSettings(
+        steps, job.checkpoint_every, job.keep, job.sample_every, job.dtype, recipe_of(job, pictured, steps)
+    )
+    return replace(work, settings=settings, described=described(job, pictured, steps))
+
+
+def spec_of(job: TrainJob) -> ObjectiveSpec:
+    """What the objective is made of, read from its files."""
+    settings = job.preset.objective
+    if isinstance(settings, CycleSettings):
+        check_size(settings, job.preset.crop.size)
+        return CycleSpec(settings)
+    if job.style is None:
+        raise ValueError("no style is given; give --style PICTURE")
+    picture = read_image(job.style, max_pixels=job.max_pixels)
+    style = style_picture(picture.pixels, settings.style_size, job.preset.crop.size)
+    encoder = None if job.encoder is None else read_tensors(job.encoder)
+    return StyleSpec(settings, style, load_weights(settings.backbone, job.weights), encoder)
+
+
+def files_of(job: TrainJob) -> dict[str, Path]:
+    """Where the generators are written, by their names in the objective."""
+    if job.style is not None:
+        return {"generator": job.out.resolve() / f"{job.style.stem}.safetensors"}
+    return {name: job.out.resolve() / f"{name}.safetensors" for name in ("a2b", "b2a")}
+
+
+def recipe_of(job: TrainJob, pictured: Pictured, steps: int) -> dict[str, Any]:
+    """All that the numbers of a run depend on, which one that goes on with it must share. How long it lasts is part of
+    it only where the learning rate depends on it."""
+    preset, settings = job.preset, job.preset.objective
+    falls = isinstance(settings, FeedforwardSettings) and settings.last_rate != 1
+    return {
+        **asdict(settings),
+        **{f"crop_{name}": value for name, value in asdict(preset.crop).items()},
+        "batch": preset.batch,
+        "shuffle": preset.shuffle,
+        "style_file": digest_of(job.style),
+        "weights_file": digest_of(job.weights),
+        "encoder_file": digest_of(job.encoder),
+        **{f"pictures_{name}": names_in(job.folders[name], paths) for name, paths in pictured.paths.items()},
+        **({"schedule_steps": steps} if falls else {}),
+    }
+
+
+def described(job: TrainJob, pictured: Pictured, steps: int) -> dict[str, str]:
+    """What a generator's file says of how it was made."""
+    return {
+        "source": f"parallel_nst {version('parallel-nst')}",
+        "recipe": job.preset.to_json(),
+        "steps": str(steps),
+        "style": "" if job.style is None else job.style.name,
+        "style_sha256": digest_of(job.style),
+        "pictures": json.dumps({name: len(paths) for name, paths in pictured.paths.items()}),
+    }
+
+
+def report_of(
+    job: TrainJob,
+    work: TrainWork,
+    pictured: Pictured,
+    report: FitReport,
+    crew: Crew,
+    device: str,
+    times: tuple[float, float, float],
+) -> TrainReport:
+    """What came of a job. times: when it began, when the work had ended and when all had."""
+    began, ended, closed = times
+    return TrainReport(
+        out=str(job.out),
+        files=tuple(str(job.out / path.name) for path in work.files.values()),
+        sheet=None if report.sheet is None else str(job.out / report.sheet.name),
+        pictures={name: len(paths) for name, paths in pictured.paths.items()},
+        skipped={name: len(entries) for name, entries in pictured.skipped.items()},
+        steps=report.steps,
+        began=report.began,
+        losses=report.losses,
+        workers=crew.workers,
+        threads=crew.threads,
+        device=device,
+        images_per_second=report.images_per_second,
+        waiting=report.waiting,
+        startup=ended - began - report.seconds,
+        training=report.seconds,
+        shutdown=closed - ended,
+    )

@@ -1,0 +1,302 @@
+"""Optimisers over one image of any size, as pairs of functions: `init(image)` gives a state, `step(state, image, loss,
+gradient)` gives the next image to evaluate and the next state. One evaluation a step.
+
+Images and gradients are tensors of one shape and precision, usually (1, 3, H, W) in [0, 1], float32 or float64. The
+unit of memory below is P, one copy of the image.
+
+Like JAX's donated buffers, the gradient and the state given to `step` belong to it from then on: their memory becomes
+that of the results, and neither may be used again. The image given is never changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from parallel_nst.painting.gatys.half_precision import (
+    Vector,
+    chunks,
+    combine,
+    difference,
+    exponent,
+    extended,
+    peak,
+    rms,
+    stored,
+    wide,
+)
+from parallel_nst.recipe import Recipe
+
+FIRST_STEP = 0.02  # root mean square of the first move, in units of the pixel range
+LARGEST_STEP = 0.1  # root mean square above which a move is shortened
+JUMP = 0.2  # relative growth of the loss that counts as a failed move
+SHORTEN = 0.25  # a failed move is tried again at this share of its length
+FORGET = 3  # failures in a row after which the curvature pairs are dropped
+
+
+class Optimizer(NamedTuple):
+    """`init(image) -> state` and `step(state, image, loss, gradient) -> (next image, state)`."""
+
+    init: Callable[[Tensor], Any]
+    step: Callable[[Any, Tensor, float, Tensor], tuple[Tensor, Any]]
+
+
+def make_optimizer(recipe: Recipe) -> Optimizer:
+    """The optimiser that a recipe names."""
+    return {"lbfgs": lambda: lbfgs(recipe.history), "adam": lambda: adam(recipe.learning_rate)}[recipe.optimizer]()
+
+
+class Point(NamedTuple):
+    """An image that has been evaluated."""
+
+    image: Tensor
+    gradient: Tensor
+    loss: float
+
+
+@dataclass(frozen=True, eq=False)
+class LBFGSState:
+    """The last accepted point (none at first) and the curvature pairs (s, y), oldest first.
+
+    products: inner products of s0, y0, s1, y1, ..., as stored, (2 pairs, 2 pairs) float64.
+
+    Memory: 2 P, and 1 P for each pair (2 P in full precision). With the image and the gradient that the caller gives,
+    `step` needs pairs + 4 P at most; of these the accepted image is usually the caller's best.
+    """
+
+    accepted: Point | None = None
+    failures: int = 0
+    pairs: tuple[tuple[Vector, Vector], ...] = ()
+    products: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
+
+    @property
+    def vectors(self) -> list[Vector]:
+        """s0, y0, s1, y1, ..."""
+        return [vector for pair in self.pairs for vector in pair]
+
+
+def lbfgs(history: int, *, half: bool = True) -> Optimizer:
+    """L-BFGS (Liu and Nocedal 1989) without line search, vector-free (Chen, Wang and Zhou, Large-scale L-BFGS using
+    MapReduce, 2014): the two-loop recursion runs on coefficients, from inner products alone.
+
+    half: keep the pairs of a float32 image in half precision; those of a float64 image keep all their digits.
+
+    Four safeguards take the place of the search. The first move has the size of a visible change, where 1 / |g|_1
+    would take many evaluations to reach one. A pair whose curvature is not clearly positive is left out. A move is
+    never longer than LARGEST_STEP. When the loss jumps, or it or the gradient is not finite, the step goes back and
+    tries a shorter move.
+    """
+
+    def step(state: LBFGSState, image: Tensor, loss: float, gradient: Tensor) -> tuple[Tensor, LBFGSState]:
+        point, last = Point(image.contiguous(), gradient.contiguous(), loss), state.accepted
+        finite = math.isfinite(loss) and math.isfinite(peak(point.gradient))
+        if last is None:
+            return advance(state, point, torch.empty_like(point.image)) if finite else (image, state)
+        if not (finite and loss <= last.loss + JUMP * abs(last.loss)):
+            return retreat(state, last, point)
+        precision = torch.float16 if half and image.dtype == torch.float32 else image.dtype
+        return advance(learn(state, last, point, history, precision), point, last.gradient)
+
+    return Optimizer(init=lambda image: LBFGSState(), step=step)
+
+
+def learn(state: LBFGSState, last: Point, point: Point, history: int, precision: torch.dtype) -> LBFGSState:
+    """Add the pair between two points, if it is curved; with a full history, in the memory of the oldest."""
+    products, (longest, steepest) = survey(last, point)
+    if not curved(products):
+        return state
+    if len(state.pairs) < history:
+        s, y = (torch.empty_like(point.image, dtype=precision) for _ in range(2))
+    else:
+        s, y = (vector.values for vector in state.pairs[0])
+        state = replace(state, pairs=state.pairs[1:], products=state.products[2:, 2:])
+    pair = difference(point.image, last.image, longest, s), difference(point.gradient, last.gradient, steepest, y)
+    return replace(state, pairs=(*state.pairs, pair))
+
+
+def advance(state: LBFGSState, point: Point, buffer: Tensor) -> tuple[Tensor, LBFGSState]:
+    """Accept a point and leave it, along the inverse Hessian if there are pairs, no further than LARGEST_STEP.
+
+    buffer: memory for the next image.
+    """
+    gradient, elements = Vector(point.gradient), point.image.numel()
+    state, products = with_curvature(state, extended(state.products, [*state.vectors, gradient]))
+    move = -inverse_hessian(products)
+    if not products[-1] @ move < 0:  # no pairs, pairs that do not lead down, or NaN
+        state, products = replace(state, pairs=()), products[-1:, -1:]
+        square = float(products) / elements
+        move = torch.tensor([-FIRST_STEP / math.sqrt(square) if square > 0 else 0.0], dtype=torch.float64)
+    size = math.sqrt(float(move @ products @ move) / elements)
+    move *= min(1.0, LARGEST_STEP / max(size, 1e-30))
+    image = combine(point.image, [*state.vectors, gradient], move, buffer)
+    return image, LBFGSState(point, pairs=state.pairs, products=products[:-1, :-1].clone())
+
+
+def retreat(state: LBFGSState, last: Point, failed: Point) -> tuple[Tensor, LBFGSState]:
+    """Back to the accepted point, and a shorter move from there; steepest descent once the pairs have failed.
+
+    The next image takes the memory of the failed gradient.
+    """
+    move, failures = torch.sub(failed.image, last.image, out=failed.gradient).mul_(SHORTEN), state.failures + 1
+    if failures == FORGET:
+        torch.mul(last.gradient, -rms(move) / max(rms(last.gradient), 1e-30), out=move)
+        state = LBFGSState(last)
+    return move.add_(last.image), replace(state, failures=failures)
+
+
+def inverse_hessian(products: Tensor) -> Tensor:
+    """The two-loop recursion on coefficients (Nocedal and Wright, Numerical Optimization, algorithm 7.4).
+
+    products: inner products of s0, y0, s1, y1, ..., gradient. Returns the coefficients of these vectors in the
+    approximate inverse Hessian times gradient; NaN without pairs.
+    """
+    q = torch.zeros(len(products), dtype=torch.float64)
+    q[-1] = math.nan if len(products) == 1 else 1
+    steps, weights = range(0, len(products) - 1, 2), {}
+    for s in reversed(steps):
+        weights[s] = products[s] @ q / products[s, s + 1]
+        q[s + 1] -= weights[s]
+    for s in steps[-1:]:
+        q *= products[s, s + 1] / products[s + 1, s + 1]
+    for s in steps:
+        q[s] += weights[s] - products[s + 1] @ q / products[s, s + 1]
+    return q
+
+
+def curved(products: Tensor) -> bool:
+    """Whether the gradient has grown along the move, beyond what rounding could feign, by the products of s and y."""
+    (ss, sy), (_, yy) = products.tolist()
+    return bool(sy > 1e-6 * math.sqrt(ss * yy))
+
+
+def with_curvature(state: LBFGSState, products: Tensor) -> tuple[LBFGSState, Tensor]:
+    """Leave out the pairs that rounding or resizing has robbed of their curvature.
+
+    products: of all vectors and, in the last row and column, perhaps the gradient.
+    """
+    count = len(state.pairs)
+    kept = [i for i in range(count) if curved(products[2 * i : 2 * i + 2, 2 * i : 2 * i + 2])]
+    rows = [row for i in kept for row in (2 * i, 2 * i + 1)] + [*range(2 * count, len(products))]
+    return replace(state, pairs=tuple(state.pairs[i] for i in kept)), products[rows][:, rows]
+
+
+@dataclass(frozen=True, eq=False)
+class AdamState:
+    """Running means of the gradient and of its square, and the number of steps behind them.
+
+    Memory: 1.5 P (2 P in full precision). With the caller's image and gradient, 3.5 P at most.
+    """
+
+    mean: Vector
+    square: Tensor
+    steps: int = 0
+
+
+def adam(learning_rate: float, decay: tuple[float, float] = (0.9, 0.99)) -> Optimizer:
+    """Adam (Kingma and Ba 2015, algorithm 1) on pixels in [0, 1], to which each new image is clamped.
+
+    learning_rate: step size in units of the pixel range. What is not finite in a gradient is left out.
+    """
+
+    def init(image: Tensor) -> AdamState:
+        square = torch.zeros_like(image, memory_format=torch.contiguous_format)
+        return AdamState(Vector(square.half() if square.dtype == torch.float32 else square.clone()), square)
+
+    def step(state: AdamState, image: Tensor, loss: float, gradient: Tensor) -> tuple[Tensor, AdamState]:
+        image, gradient = image.contiguous(), gradient.contiguous()
+        if not math.isfinite(peak(gradient)):
+            gradient.nan_to_num_(0, 0, 0)
+        count, old = state.steps + 1, state.mean.exponent
+        new = exponent(max(peak(gradient), peak(state.mean.values) * 2.0**old))
+        rate = learning_rate / (1 - decay[0] ** count)
+        for x, g, half, square in chunks(image, gradient, state.mean.values, state.square):
+            mean = torch.lerp(wide(half) * 2.0**old, g, 1 - decay[0])
+            square.lerp_(g * g, 1 - decay[1])
+            scale = (square / (1 - decay[1] ** count)).sqrt_().add_(1e-8)
+            half.copy_(mean * 2.0**-new)
+            torch.sub(x, mean.div_(scale), alpha=rate, out=g).clamp_(0, 1)
+        return gradient, AdamState(Vector(state.mean.values, new), state.square, count)
+
+    return Optimizer(init=init, step=step)
+
+
+State = LBFGSState | AdamState
+
+
+def carry_state(state: State, loss: float) -> State:
+    """The state for an image or an objective that has changed a little under the optimiser, at the same size.
+
+    L-BFGS keeps its pairs, and the accepted point as the other end of the next one: without it, an exchange after
+    every step would never let a pair be learnt. loss: what the next loss is held against, to see a jump. Adam keeps
+    all.
+    """
+    if isinstance(state, AdamState) or state.accepted is None:
+        return state
+    return replace(state, accepted=state.accepted._replace(loss=loss), failures=0)
+
+
+def resize_state(state: State, resize: Callable[[Tensor], Tensor], ratio: float) -> State:
+    """The state for another scale. L-BFGS forgets the accepted point: it moves on along the carried inverse Hessian.
+
+    resize: maps (1, 3, H, W) to the new size. ratio: old over new number of pixels; a gradient of means over pixels
+    shrinks by it. Adam's means shrink likewise. Those of L-BFGS do not, so that its moves are `ratio` times as long as
+    if all curvature had been carried: the pairs know nothing of the detail that the finer scale brings. On pictures
+    that ended 3 % lower than moves of full length.
+    """
+
+    def moved(vector: Vector, factor: float) -> Vector:
+        return stored(resize(vector.real()).contiguous().mul_(factor), vector.values.dtype)
+
+    if isinstance(state, AdamState):
+        square = resize(state.square).contiguous().clamp_(min=0).mul_(ratio**2)
+        return AdamState(moved(state.mean, ratio), square, state.steps)
+    larger = LBFGSState(pairs=tuple((moved(s, 1), moved(y, 1)) for s, y in state.pairs))
+    larger, products = with_curvature(larger, extended(larger.products, larger.vectors))
+    return replace(larger, products=products)
+
+
+def pack(state: State) -> dict[str, Tensor]:
+    """The state as named tensors, which share its memory; `unpack` restores it to the bit."""
+    if isinstance(state, AdamState):
+        numbers = {"steps": torch.tensor(state.steps), "exponents": torch.tensor([state.mean.exponent])}
+        return {"kind": torch.tensor(1), **numbers, "mean": state.mean.values, "square": state.square}
+    last = state.accepted
+    point = last._asdict() | {"loss": torch.tensor(last.loss, dtype=torch.float64)} if last else {}
+    exponents = torch.tensor([vector.exponent for vector in state.vectors], dtype=torch.int64)
+    numbers = {"kind": torch.tensor(0), "failures": torch.tensor(state.failures), "exponents": exponents}
+    return (
+        numbers
+        | point
+        | {"products": state.products}
+        | {f"{'sy'[i % 2]}{i // 2}": vector.values for i, vector in enumerate(state.vectors)}
+    )
+
+
+def unpack(tensors: Mapping[str, Tensor]) -> State:
+    """The state that `pack` took apart, in the same memory. ValueError for anything else."""
+    try:
+        kind, exponents = int(tensors["kind"]), tensors["exponents"].tolist()
+        if kind == 1:
+            return AdamState(Vector(tensors["mean"], exponents[0]), tensors["square"], int(tensors["steps"]))
+        vectors = [Vector(tensors[f"{'sy'[i % 2]}{i // 2}"], power) for i, power in enumerate(exponents)]
+        pairs = tuple(zip(vectors[::2], vectors[1::2], strict=True))
+        point = Point(tensors["image"], tensors["gradient"], float(tensors["loss"])) if "loss" in tensors else None
+        return LBFGSState(point, int(tensors["failures"]), pairs, tensors["products"].cpu())
+    except KeyError as error:
+        raise ValueError(f"no optimiser's state: {error} is missing; start afresh") from None
+
+
+def survey(last: Point, point: Point) -> tuple[Tensor, list[float]]:
+    """Inner products (2, 2) and largest magnitudes of s and y, before they are rounded."""
+    products = torch.zeros(2, 2, dtype=torch.float64, device=point.image.device)
+    peaks = torch.zeros(2, dtype=point.image.dtype, device=point.image.device)
+    for x, x_last, g, g_last in chunks(point.image, last.image, point.gradient, last.gradient):
+        rows = torch.stack([x - x_last, g - g_last])
+        products += rows @ rows.T
+        peaks = torch.maximum(peaks, rows.abs().amax(1))
+    return products.cpu(), peaks.tolist()

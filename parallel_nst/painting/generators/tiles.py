@@ -1,0 +1,190 @@
+"""A generator over a picture in tiles, equal to the untiled result to rounding.
+
+    stylised = generate_in_tiles(generator, picture)
+
+Exact statistics of instance normalisation come from all tiles (`exact_statistics`), cheap ones from the picture reduced
+(`thumbnail_statistics`, as in URST, Chen et al. 2021, arXiv 2103.11784). With workers, a driver adds up what they
+return of `piece_sums`, one pass for each normalisation, and then has them call `Generator.generate` with the moments;
+or they keep a `Run` for each tile, and one pass is enough.
+
+Tiles lie in the plane of the *extended* picture (`Generator.extend`); all around `core` is context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from parallel_nst.networks.generators.base import Generator, Run, Style, mirrored
+from parallel_nst.networks.moments import Moments, Sums, moments_of
+from parallel_nst.painting.tiles.geometry import Tile, plan_tiles
+
+THUMBNAIL = 512  # px of the longer side
+
+
+def plan_pieces(generator: Generator, height: int, width: int, side: int) -> list[Tile]:
+    """Tiles of about `side` px, without overlap, for a picture of this size."""
+    size = generator.extended_size(height, width)
+    grid = (-(-size[0] // side), -(-size[1] // side))
+    return plan_tiles(*size, grid, halo=generator.reach, align=generator.stride)
+
+
+def piece_of(generator: Generator, picture: Tensor, tile: Tile) -> Tensor:
+    """The piece of the extended picture that a tile reads, of a picture (N, 3, H, W) that is not extended: a view where
+    the tile lies within it."""
+    starts, stops = (tile.read.top, tile.read.left), (tile.read.bottom, tile.read.right)
+    for axis, start, stop in zip((-2, -1), starts, stops, strict=True):
+        length, first, last = picture.shape[axis], start - generator.frame, stop - generator.frame
+        if first >= 0 and last <= length:
+            picture = picture.narrow(axis, first, last - first)
+        else:
+            picture = picture.index_select(axis, mirrored(length, -first, last - first).to(picture.device))
+    return picture
+
+
+def put(output: Tensor, piece: Tensor, tile: Tile, frame: int) -> None:
+    """Write a stylised piece's core to where it belongs in a picture (N, 3, H, W), and clamp it to [0, 1]. frame: px by
+    which the extended picture starts before the picture."""
+    core, places, parts = tile.core, [], []
+    spans = ((core.top, core.bottom, tile.read.top), (core.left, core.right, tile.read.left))
+    for length, (start, stop, read) in zip(output.shape[-2:], spans, strict=True):
+        first = min(length, max(0, start - frame))
+        last = max(first, min(length, stop - frame))
+        places.append(slice(first, last))
+        parts.append(slice(first + frame - read, last + frame - read))
+    output[..., places[0], places[1]].copy_(piece[..., parts[0], parts[1]]).clamp_(0, 1)
+
+
+def core_sums(run: Run, tile: Tile, size: tuple[int, int]) -> Sums:
+    """Sums of what a piece's run waits with, over the tile's core. size: of the extended picture, px."""
+    assert run.waiting is not None
+    stride = tile.read.height // run.waiting.shape[-2]
+    return Sums.of(run.waiting, *tile.positions(stride, *size))
+
+
+def piece_sums(
+    generator: Generator,
+    piece: Tensor,
+    tile: Tile,
+    size: tuple[int, int],
+    statistics: Sequence[Moments],
+    style: Style | None = None,
+) -> Sums | None:
+    """Sums over a tile's core at the first normalisation after those whose `statistics` are known; None when there
+    is none left. One worker's part of one pass of `exact_statistics`. size: of the extended picture, px."""
+    run = generator.start(piece, style)
+    for moments in statistics:
+        run.advance(moments)
+    return None if run.waiting is None else core_sums(run, tile, size)
+
+
+def exact_statistics(
+    generator: Generator, picture: Tensor, tiles: Sequence[Tile], style: Style | None = None
+) -> list[Moments]:
+    """The moments of every normalisation over the whole extended picture of `picture` (N, 3, H, W), measured in tiles.
+
+    A layer's input depends on the statistics of those before it, so there is a pass for each normalisation, in the
+    memory of one tile. Fewer tiles than cover the picture give an estimate from those.
+    """
+    size = generator.extended_size(picture.shape[-2], picture.shape[-1])
+    statistics: list[Moments] = []
+    while True:
+        found = (piece_sums(generator, piece_of(generator, picture, t), t, size, statistics, style) for t in tiles)
+        parts = [sums for sums in found if sums is not None]
+        if not parts:
+            return statistics
+        statistics.append(sum(parts[1:], parts[0]).moments())
+
+
+def finish_together(runs: Sequence[Run], tiles: Sequence[Tile], size: tuple[int, int]) -> list[Moments]:
+    """Let the runs of all tiles go on together, from normalisation to normalisation, each by the moments over all of
+    them, until they are at their ends: the statistics that `exact_statistics` measures, in one pass. The waiting
+    activations of all tiles are in memory. size: of the extended picture, px."""
+    statistics: list[Moments] = []
+    while any(run.waiting is not None for run in runs):
+        parts = [core_sums(run, tile, size) for run, tile in zip(runs, tiles, strict=True)]
+        statistics.append(sum(parts[1:], parts[0]).moments())
+        for run in runs:
+            run.advance(statistics[-1])
+    return statistics
+
+
+def generate_held(generator: Generator, picture: Tensor, tiles: Sequence[Tile], style: Style | None = None) -> Tensor:
+    """The stylised picture (N, 3, H, W) in [0, 1] with exact statistics in one pass, all tiles held."""
+    runs = [generator.start(piece_of(generator, picture, tile), style) for tile in tiles]
+    finish_together(runs, tiles, generator.extended_size(picture.shape[-2], picture.shape[-1]))
+    output = picture.new_empty(picture.shape)
+    for tile in reversed(tiles):
+        put(output, runs.pop().result, tile, generator.frame)
+    return output
+
+
+def generate_tiles(
+    generator: Generator,
+    picture: Tensor,
+    tiles: Sequence[Tile],
+    statistics: Sequence[Moments],
+    style: Style | None = None,
+) -> Tensor:
+    """The stylised picture (N, 3, H, W) in [0, 1], generated tile by tile by these statistics."""
+    output = picture.new_empty(picture.shape)
+    for tile in tiles:
+        piece = generator.generate(piece_of(generator, picture, tile), statistics, style)
+        put(output, piece, tile, generator.frame)
+    return output
+
+
+def generate_watched(
+    generator: Generator,
+    picture: Tensor,
+    tiles: Sequence[Tile],
+    statistics: Sequence[Moments],
+    style: Style | None = None,
+) -> tuple[Tensor, list[Moments]]:
+    """The stylised picture (N, 3, H, W) in [0, 1], generated tile by tile by these statistics, and the moments that the
+    tiles together really had at each normalisation on the way: those of the first one are exact, the others what they
+    are after normalising by the statistics that were given."""
+    size = generator.extended_size(picture.shape[-2], picture.shape[-1])
+    output = picture.new_empty(picture.shape)
+    met: list[Sums] = []
+    for tile in tiles:
+        run, sums = generator.start(piece_of(generator, picture, tile), style), []
+        for moments in statistics:
+            sums.append(core_sums(run, tile, size))
+            run.advance(moments)
+        put(output, run.result, tile, generator.frame)
+        met = [a + b for a, b in zip(met, sums, strict=True)] if met else sums
+    return output, [sums.moments() for sums in met]
+
+
+def thumbnail_statistics(
+    generator: Generator, picture: Tensor, side: int = THUMBNAIL, style: Style | None = None
+) -> list[Moments]:
+    """The moments of every normalisation for the picture (N, 3, H, W) reduced to a longer side of `side` px: cheap,
+    and not those of the picture itself, whose finest detail a reduction loses (`worst_gap` says by how much)."""
+    height, width = picture.shape[-2:]
+    if (shrink := side / max(height, width)) < 1:
+        small = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+        picture = F.interpolate(picture, size=small, mode="bilinear", antialias=True)
+    run, statistics = generator.start(generator.extend(picture), style), []
+    while run.waiting is not None:
+        statistics.append(moments_of(run.waiting))
+        run.advance(statistics[-1])
+    return statistics
+
+
+def generate_in_tiles(
+    generator: Generator,
+    picture: Tensor,
+    side: int = 1024,
+    statistics: Sequence[Moments] | None = None,
+    style: Style | None = None,
+) -> Tensor:
+    """The stylised picture (N, 3, H, W) in [0, 1], generated in tiles of about `side` px and the memory of one of them:
+    equal to the untiled one with the exact statistics, which are measured where none are given."""
+    tiles = plan_pieces(generator, picture.shape[-2], picture.shape[-1], side)
+    if statistics is None:
+        statistics = exact_statistics(generator, picture, tiles, style)
+    return generate_tiles(generator, picture, tiles, statistics, style)

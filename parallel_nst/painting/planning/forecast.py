@@ -1,0 +1,213 @@
+"""What a run will need, from its plan alone: arithmetic, memory, traffic and, given a speed, time.
+
+Counted are the steps. Start-up, the way of the data through a network, and files come on top.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from parallel_nst.networks.backbones.base import VGG, VGG16_WIDTHS, VGG19_WIDTHS, Backbone, ResNet, SqueezeNet, deepest
+from parallel_nst.networks.backbones.registry import backbone_entry, build_backbone, load_weights
+from parallel_nst.painting.gatys.objective import Sums, measure_content, measure_sums, pull_back
+from parallel_nst.painting.planning.profile import Profile, counted_flops
+from parallel_nst.painting.planning.scales import FRAME, Budget, ScalePlan
+from parallel_nst.painting.planning.tilings import (
+    PIXEL,
+    PROCESS,
+    Cut,
+    driver_bytes,
+    exact_bytes,
+    independent_bytes,
+    shared_out,
+)
+from parallel_nst.painting.tiles.geometry import whole_tile
+from parallel_nst.recipe import LayerWeights, Recipe
+
+SPEED_SIDE = 256  # px of the tile that a speed is measured on
+SPEED_RUNS = 3
+UNTRAINED: dict[str, Callable[[], Backbone]] = {
+    "vgg16": lambda: VGG(VGG16_WIDTHS),
+    "vgg19": lambda: VGG(VGG19_WIDTHS),
+    "resnet50": lambda: ResNet().fold(),
+    "squeezenet": SqueezeNet,
+}
+# Seconds of an optimiser's step for each px, and for each pair that lbfgs remembers: memory traffic, measured with
+# `optimizers` on 1024 and 2048 px in one thread of a server processor of 2022.
+ADAM_SECONDS = 2e-8
+PAIR_SECONDS = 1e-8
+
+
+@dataclass(frozen=True)
+class ScaleForecast:
+    """One scale. width, height: px without the frame; tiles, per_worker, kept: see `planning.Tiling`.
+
+    Of one step: flops on all workers; overhead: flops over those of the picture in one piece; moved: bytes of arrays
+    between the driver and its workers; seconds: of the slowest worker and of the optimiser.
+    """
+
+    width: int
+    height: int
+    steps: int
+    tiles: int
+    per_worker: int
+    kept: int
+    flops: float
+    overhead: float
+    moved: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """All scales, coarse to fine. halo: px around a tile's core, 0 for independent tiles. Bytes at the worst moment;
+    in a pool of one worker both are one process."""
+
+    scales: tuple[ScaleForecast, ...]
+    halo: int
+    worker_bytes: int
+    driver_bytes: int
+
+    @property
+    def steps(self) -> int:
+        return sum(scale.steps for scale in self.scales)
+
+    @property
+    def flops(self) -> float:
+        return sum(scale.steps * scale.flops for scale in self.scales)
+
+    @property
+    def seconds(self) -> float:
+        return sum(scale.steps * scale.seconds for scale in self.scales)
+
+
+def forecast(
+    plans: Sequence[ScalePlan],
+    recipe: Recipe,
+    layers: LayerWeights,
+    backbone: Backbone,
+    budget: Budget,
+    speed: float,
+) -> Forecast:
+    """What these scales need. budget: what they were cut for. speed: FLOP/s of one worker, as of the driver."""
+    alone = [plan for plan in plans if len(plan.tiles) == 1]
+    tiled = [plan for plan in plans if len(plan.tiles) > 1]
+    width, height = (length + 2 * FRAME for length in plans[-1].size)
+    whole = max((tile_bytes(plan, recipe, budget) for plan in alone), default=0)
+    return Forecast(
+        scales=tuple(scale_forecast(plan, recipe, layers, backbone, budget, speed) for plan in plans),
+        halo=deepest(backbone, {**layers.style, **layers.content}).margin if recipe.tiling.mode == "exact" else 0,
+        worker_bytes=max((tile_bytes(plan, recipe, budget) for plan in tiled), default=0),
+        driver_bytes=driver_bytes(height, width, recipe) + max(0, int(whole - PROCESS)),
+    )
+
+
+def scale_forecast(
+    plan: ScalePlan, recipe: Recipe, layers: LayerWeights, backbone: Backbone, budget: Budget, speed: float
+) -> ScaleForecast:
+    """One scale; in one piece it is the driver's work."""
+    flops = tile_flops(plan, budget)
+    loads = shared_out(flops.astype(np.int64), budget.workers)
+    core = sum(tile.core.area for tile in plan.tiles)
+    largest = max(tile.read.area for tile in plan.tiles)
+    return ScaleForecast(
+        width=plan.size[0],
+        height=plan.size[1],
+        steps=plan.steps,
+        tiles=len(plan.tiles),
+        per_worker=len(loads),
+        kept=plan.kept if plan.exact else 0,
+        flops=float(flops.sum()),
+        overhead=float(flops.sum()) / (2 * core * budget.profile.flops),
+        moved=moved(plan, recipe, layers, backbone, budget.workers),
+        seconds=float(loads.sum(0).max()) / speed
+        + optimiser_seconds(recipe) * (core if plan.exact else len(loads) * largest),
+    )
+
+
+def tile_flops(plan: ScalePlan, budget: Budget) -> np.ndarray:
+    """Arithmetic of a step for each tile: forward and backward, and forward again where its graph is not kept."""
+    profile: Profile = budget.profile
+    cores, reads = (np.array([getattr(tile, name).area for tile in plan.tiles]) for name in ("core", "read"))
+    if not plan.exact:
+        return np.asarray(2 * reads * profile.flops)
+    passes = np.where(np.arange(len(reads)) // budget.workers < plan.kept, 2, 3)
+    return np.asarray(passes * (cores * profile.flops + (reads - cores) * profile.halo.flops))
+
+
+def tile_bytes(plan: ScalePlan, recipe: Recipe, budget: Budget) -> int:
+    """Memory of a worker for its tiles of a scale."""
+    reads = [tile.read.area for tile in plan.tiles]
+    if not plan.exact:
+        return independent_bytes(budget.profile, max(reads), recipe)
+    cut = Cut(shared_out(np.array(reads), budget.workers), max(tile.core.area for tile in plan.tiles), max(reads))
+    return exact_bytes(budget.profile, cut, plan.kept)
+
+
+def moved(plan: ScalePlan, recipe: Recipe, layers: LayerWeights, backbone: Backbone, workers: int) -> int:
+    """Bytes of arrays that go between the driver and its workers in a step.
+
+    Exact: pixels down and Gram sums up; the derivatives by those down, in float64 and once for each worker, and pixels
+    again where no graph was kept; gradients up. Independent: content, pixels and targets down, the result up, once a
+    round; a step's share of that.
+    """
+    if len(plan.tiles) == 1:
+        return 0
+    reads = np.array([tile.read.area for tile in plan.tiles])
+    grams = sum(backbone.layers[name].channels ** 2 for name in layers.style)
+    if plan.exact:
+        again = reads[np.arange(len(reads)) // workers >= plan.kept].sum()
+        sums = 4 * grams * len(reads) + 8 * grams * min(workers, len(reads))
+        return int(PIXEL * (2 * reads.sum() + again) + sums)
+    rounds = -(-plan.steps // recipe.tiling.sync_every) if recipe.tiling.sync_every else 1
+    return int(rounds * (3 * PIXEL * reads.sum() + 8 * grams * len(reads)) / plan.steps)
+
+
+def optimiser_seconds(recipe: Recipe) -> float:
+    """Of one step, for each px."""
+    return PAIR_SECONDS * recipe.history if recipe.optimizer == "lbfgs" else ADAM_SECONDS
+
+
+def untrained(name: str) -> Backbone:
+    """A backbone of this shape, for what does not depend on its weights; none are downloaded. ValueError for an
+    unknown name."""
+    backbone_entry(name)
+    backbone = UNTRAINED[name]() if name in UNTRAINED else build_backbone(name, load_weights(name))
+    return backbone.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def measured_speed(backbone: Backbone, layers: LayerWeights, dtype: torch.dtype, threads: int) -> float:
+    """FLOP/s of forward and backward on one tile with so many threads, the median of three after one to warm up."""
+    size = SPEED_SIDE, SPEED_SIDE
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    content = measure_content(backbone, image, layers.content, dtype)
+
+    def forward() -> Sums:
+        return measure_sums(backbone, image, content, whole_tile(*size), size, layers, dtype)
+
+    def step() -> None:
+        sums = forward()
+        pull_back(sums, image, sums.holding([torch.ones_like(value) for value in sums.tensors]))
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        flops = 2 * counted_flops(forward)  # backward by the image alone takes as many
+        image.requires_grad_()
+        step()
+        return flops / statistics.median(seconds_of(step) for _ in range(SPEED_RUNS))
+    finally:
+        torch.set_num_threads(before)
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began

@@ -1,0 +1,207 @@
+"""The scales of a picture, from coarse to fine: their sizes, their steps and how each is cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from parallel_nst.files.images import Picture, fit, resize
+from parallel_nst.networks.backbones.base import Backbone, Layer, deepest
+from parallel_nst.networks.backbones.registry import backbone_entry
+from parallel_nst.painting.gatys.objective import StyleTargets
+from parallel_nst.painting.planning.profile import Profile
+from parallel_nst.painting.planning.tilings import exact_tiling, independent_tiling
+from parallel_nst.painting.tiles.geometry import Rect, Tile, gather, grid_of, plan_tiles
+from parallel_nst.recipe import LayerWeights, Recipe, parse_grid, scale_sizes, scale_steps
+
+Size = tuple[int, int]  # width and height in px
+
+# Px of mirror image around a picture while it is painted. Convolutions pad with zeros, and without a frame the
+# statistics of that grey rim are corrected by painting a coloured line along the edge. It also gives a picture of one
+# pixel enough neighbours for the deepest layer of any backbone.
+FRAME = 16
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What tiles are cut for. workers: how many; memory: bytes that one may take; profile: of the backbone."""
+
+    workers: int
+    memory: int
+    profile: Profile
+
+
+@dataclass(frozen=True)
+class ScalePlan:
+    """One scale before it is run. style_size: of the style image at this scale; tiles: of the framed picture; exact:
+    whether they are one objective; kept: see `Scale`."""
+
+    size: Size
+    style_size: Size
+    steps: int
+    tiles: list[Tile]
+    exact: bool
+    kept: int
+
+    @property
+    def picture_tiles(self) -> list[Tile]:
+        """The tiles in the picture's own coordinates."""
+        return [tile.moved(-FRAME) for tile in self.tiles]
+
+    @property
+    def work(self) -> int:
+        """Arithmetic, in optimiser steps times px."""
+        return self.steps * sum(tile.read.area for tile in self.tiles)
+
+
+class Framed:
+    """A picture (H, W, 3) seen with a frame of FRAME px of its mirror image. Nothing is copied until it is read."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self._pixels = pixels
+        self._rows, self._columns = (np.pad(np.arange(length), FRAME, mode="symmetric") for length in pixels.shape[:2])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in px, frame included."""
+        return len(self._rows), len(self._columns)
+
+    @property
+    def whole(self) -> np.ndarray:
+        """All of it (3, H + 2 FRAME, W + 2 FRAME), a copy."""
+        return np.ascontiguousarray(self.read(Rect(0, 0, *self.size)))
+
+    def read(self, rect: Rect) -> np.ndarray:
+        """A rectangle of it (3, h, w): a view where the frame is not touched, else a copy."""
+        rows, columns = self._rows[rect.top : rect.bottom], self._columns[rect.left : rect.right]
+        height, width = self._pixels.shape[:2]
+        inside = rect.within(Rect(FRAME, FRAME, FRAME + height, FRAME + width))
+        if inside.top >= 0 and inside.left >= 0 and inside.bottom <= height and inside.right <= width:
+            return gather(self._pixels.transpose(2, 0, 1), inside)
+        return self._pixels.transpose(2, 0, 1)[:, rows[:, None], columns]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One scale's work: the content at this size, what to aim at, how far to go, and the cut.
+
+    kept: how many tiles' graphs a worker may keep between the halves of an exact step; beyond, it computes them twice.
+    """
+
+    content: Framed
+    style: StyleTargets
+    steps: int
+    tiles: Sequence[Tile]
+    kept: int = 1
+
+
+@dataclass(frozen=True)
+class ScaleResult:
+    """pixels (3, H, W); loss; the optimiser's state where there is one for the whole; seconds spent blending.
+
+    loss of independent tiles is the mean over tiles, weighted by area. With targets of their own it is an upper bound
+    of the style loss of the whole, because the whole's deviation is the weighted mean of the tiles' deviations.
+    """
+
+    pixels: np.ndarray
+    loss: float
+    state: Any = None
+    blend_seconds: float = 0.0
+
+
+def chosen_layers(recipe: Recipe, backbone: Backbone) -> LayerWeights:
+    """The recipe's layers, or the backbone's own where it names none; ValueError for an unknown one."""
+    own = backbone_entry(recipe.backbone).layers
+    layers = LayerWeights(recipe.layers.style or own.style, recipe.layers.content or own.content)
+    backbone.check_layers((*layers.style, *layers.content))
+    return layers
+
+
+def context(layer: Layer) -> int:
+    """Px that an independent tile sees beyond what it contributes: half of what the deepest layer reaches, where most
+    of its weight lies. Without it a tile paints against the grey that convolutions see beyond its edge."""
+    return -(-layer.margin // (2 * layer.stride)) * layer.stride
+
+
+def final_size(content: Size, recipe: Recipe) -> Size:
+    """Of the generated picture."""
+    return fit(content, recipe.size or max(content))
+
+
+def plan_scales(
+    content: Size, style: Size, recipe: Recipe, layers: LayerWeights, backbone: Backbone, budget: Budget
+) -> list[ScalePlan]:
+    """Sizes, steps and tiles of every scale, coarse to fine. ValueError when a tile does not fit the memory."""
+    longest = recipe.size or max(content)
+    sizes = scale_sizes(longest, recipe.scales)
+    steps = scale_steps(recipe.steps, recipe.step_growth, len(sizes))
+    plans = []
+    for side, count in zip(sizes, steps, strict=True):
+        size = fit(content, side)
+        style_side = max(1, round((recipe.style_size or longest) * side / longest))
+        finest = side == longest
+        tiles, exact, kept = cut(size, recipe, layers, backbone, budget, finest=finest)
+        plans.append(ScalePlan(size, fit(style, style_side), count, tiles, exact, kept))
+    return plans
+
+
+def cut(
+    size: Size, recipe: Recipe, layers: LayerWeights, backbone: Backbone, budget: Budget, *, finest: bool
+) -> tuple[list[Tile], bool, int]:
+    """The tiles of a scale, whether they are one objective, and how many graphs a worker may keep."""
+    tiling = recipe.tiling
+    width, height = (length + 2 * FRAME for length in size)
+    layer = deepest(backbone, {**layers.style, **layers.content})
+    grid = None if tiling.tiles == "auto" else grid_of(tiling, height, width)
+    if max(size) <= tiling.whole and not (grid and finest):
+        return plan_tiles(height, width, (1, 1), align=layer.stride), True, 1
+    room = height, width, budget.workers, budget.memory, budget.profile
+    if tiling.mode == "independent":
+        halo = context(layer)
+        grid = independent_tiling(*room, recipe, layer.stride, grid, halo).grid
+        return plan_tiles(height, width, grid, overlap=tiling.overlap, halo=halo, align=layer.stride), False, 0
+    chosen = exact_tiling(*room, layer, grid)
+    return plan_tiles(height, width, chosen.grid, halo=layer.margin, align=layer.stride), True, chosen.kept
+
+
+def most_tiles(content: Size, recipe: Recipe) -> int | None:
+    """How many tiles a scale has at most; None where workers and memory decide."""
+    if recipe.tiling.tiles == "auto":
+        return 1 if max(final_size(content, recipe)) <= recipe.tiling.whole else None
+    return math.prod(part or 1 for part in parse_grid(recipe.tiling.tiles))
+
+
+def settled(content: Size, recipe: Recipe, layers: LayerWeights, backbone: Backbone, budget: Budget) -> Recipe:
+    """The recipe with the grid of its finest scale written down where independent tiles are cut by workers and memory.
+    Exact tiles may be cut as one likes."""
+    tiling = recipe.tiling
+    size = final_size(content, recipe)
+    if tiling.mode == "exact" or tiling.tiles != "auto" or max(size) <= tiling.whole:
+        return recipe
+    width, height = (length + 2 * FRAME for length in size)
+    layer = deepest(backbone, {**layers.style, **layers.content})
+    room = height, width, budget.workers, budget.memory, budget.profile
+    rows, columns = independent_tiling(*room, recipe, layer.stride, halo=context(layer)).grid
+    return replace(recipe, tiling=replace(tiling, tiles=f"{rows}x{columns}"))
+
+
+def first_image(content: Picture, style: Picture, recipe: Recipe, size: Size) -> np.ndarray:
+    """What the coarsest scale starts from, (H, W, 3)."""
+    if recipe.init == "noise":
+        noise = np.random.default_rng(recipe.seed).normal(0.5, 0.2, (size[1], size[0], 3))
+        return np.clip(noise, 0, 1).astype(np.float32)
+    return resize((content if recipe.init == "content" else style).pixels, size)
+
+
+def framed(pixels: np.ndarray, size: Size) -> Framed:
+    """(H, W, 3) resized to `size`, with its frame. A picture that has this size is not copied."""
+    return Framed(pixels if (pixels.shape[1], pixels.shape[0]) == size else resize(pixels, size))
+
+
+def unframed(pixels: np.ndarray) -> np.ndarray:
+    """(3, H + 2 FRAME, W + 2 FRAME) -> (H, W, 3)."""
+    return np.ascontiguousarray(pixels[:, FRAME:-FRAME, FRAME:-FRAME].transpose(1, 2, 0))

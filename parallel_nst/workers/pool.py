@@ -1,0 +1,126 @@
+"""Pools: what hands tasks to workers; here the pool of one, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from parallel_nst.workers.worker import Progress, Task, Worker, WorkerSpec
+
+OnProgress = Callable[[int, Progress], None]  # (index of the task, what it did)
+
+
+class Shared(Protocol):
+    """A value that several tasks carry and that reaches a machine once, when a task there asks for it."""
+
+    def get(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """A shared value that never leaves this process."""
+
+    value: Any
+
+    def get(self) -> Any:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A task that wants the worker which has met all earlier tasks of the same pin, for what they have left there."""
+
+    pin: int
+    task: Task
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The result of a task that took its worker with it as often as it was tried, and how the last one ended."""
+
+    reason: str
+
+
+class Pool(Protocol):
+    """Workers that take tasks.
+
+    spec: what they are made of. size: how many there are, or will be.
+    waited: seconds in which no task could run because no worker was up yet.
+    moved: bytes of arrays that went to and came from other processes so far.
+    """
+
+    spec: WorkerSpec
+    size: int
+    waited: float
+    moved: int
+
+    def map(
+        self, tasks: Sequence[Task], on_progress: OnProgress | None = None, *, keep_going: bool = False
+    ) -> Iterator[tuple[int, Any]]:
+        """Run every task on any worker; (index, result) as they finish, in whatever order that is.
+
+        keep_going: a task whose workers die again and again has a `Failed` as its result; else it is an error.
+        """
+        ...
+
+    def map_pinned(self, tasks: Sequence[Pinned], on_progress: OnProgress | None = None) -> Iterator[tuple[int, Any]]:
+        """As `map`, but each task on the worker of its pin (pin modulo the size), in the order given for each worker.
+
+        A worker that died is replaced, and what its tasks had left there is lost: a task must say so in its result, or
+        be able to do without.
+        """
+        ...
+
+    def share(self, value: Any) -> Shared:
+        """A handle to `value` for tasks to carry in its stead."""
+        ...
+
+    def close(self) -> None:
+        """Let the workers go. Nothing is left running."""
+        ...
+
+
+class SerialPool:
+    """One worker, in this process: the same tasks, one after the other."""
+
+    def __init__(self, spec: WorkerSpec, worker: Worker | None = None) -> None:
+        """worker: one that is there, so that what it has built serves here too."""
+        self.spec = spec
+        self.size = 1
+        self.waited = 0.0
+        self.moved = 0
+        self._worker = worker or Worker(spec)
+
+    def map(
+        self, tasks: Sequence[Task], on_progress: OnProgress | None = None, *, keep_going: bool = False
+    ) -> Iterator[tuple[int, Any]]:
+        for index, task in enumerate(tasks):
+            yield index, run_here(self._worker, index, task, on_progress)
+
+    def map_pinned(self, tasks: Sequence[Pinned], on_progress: OnProgress | None = None) -> Iterator[tuple[int, Any]]:
+        return self.map([pinned.task for pinned in tasks], on_progress)
+
+    def share(self, value: Any) -> Shared:
+        return Here(value)
+
+    def close(self) -> None:
+        pass
+
+
+def run_here(worker: Worker, index: int, task: Task, on_progress: OnProgress | None) -> Any:
+    """Run a task to its end, passing its progress on."""
+    events = worker.run(task)
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return end.value
+        if on_progress:
+            on_progress(index, event)
+
+
+def only(results: Iterator[tuple[int, Any]]) -> Any:
+    """The result of a map over a single task."""
+    ((_, result),) = results
+    return result

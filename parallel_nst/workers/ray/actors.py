@@ -1,0 +1,103 @@
+"""The worker as a Ray actor, and a place in the pool that one actor after another may fill."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from parallel_nst.workers.worker import Progress, Task, Worker, WorkerSpec
+
+PROGRESS_SECONDS = 0.2  # least time between two messages of a worker
+REPLACE_SECONDS = 30.0  # after which the tasks of a place wait no longer for an actor to come up in it
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last message of a task."""
+
+    result: Any
+
+
+class RayWorker:
+    """`Worker` as an actor."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._worker = Worker(spec)
+
+    def ready(self) -> int:
+        """Process id, once the constructor has run."""
+        return os.getpid()
+
+    def run(self, task: Task) -> Generator[Progress | Finished, None, None]:
+        """Stream the task's progress, not too often, then its result."""
+        events = self._worker.run(task)
+        sent = 0.0
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as end:
+                yield Finished(end.value)
+                return
+            if event.step == event.steps or time.monotonic() - sent > PROGRESS_SECONDS:
+                sent = time.monotonic()
+                yield event
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task of one call: its place in the results, its pin (None: any worker does), and which try this is."""
+
+    index: int
+    task: Task
+    pin: int | None = None
+    tries: int = 1
+
+
+@dataclass(eq=False)
+class Slot:
+    """A place for one worker.
+
+    actor: who fills it, None at first and when it was dismissed. starting: reference that is ready once the actor is
+    up; None: it is. since: when it was called. failures: constructors that failed, one after the other.
+    jobs: what the actor was given and has not finished, by stream of messages, in the order in which it runs them.
+    """
+
+    actor: Any = None
+    starting: Any = None
+    since: float = 0.0
+    failures: int = 0
+    jobs: dict[Any, Job] = field(default_factory=dict)
+
+    @property
+    def up(self) -> bool:
+        """Whether the actor takes tasks."""
+        return self.actor is not None and self.starting is None
+
+    @property
+    def given_up(self) -> bool:
+        """Whether tasks should go elsewhere: no actor is there, nor will one be soon."""
+        return not self.up and (self.actor is None or time.monotonic() - self.since > REPLACE_SECONDS)
+
+    def fill(self, actor: Any) -> None:
+        """Call an actor, which comes up some time later."""
+        self.actor = actor
+        self.starting = actor.ready.remote()
+        self.since = time.monotonic()
+
+    def send(self, job: Job) -> None:
+        """Give the actor one more job."""
+        self.jobs[self.actor.run.remote(job.task)] = job
+
+    def dismiss(self) -> list[Job]:
+        """Kill the actor, if there is one; what it has not finished, the job that it was at first."""
+        if self.actor is not None:
+            ray.kill(self.actor)
+        unfinished = list(self.jobs.values())
+        self.jobs.clear()
+        self.actor = self.starting = None
+        return unfinished

@@ -1,0 +1,284 @@
+"""A pool of Ray actors: the same `Worker` in other processes, on this machine or on a cluster.
+
+The pool owns retries and replacements itself (`max_restarts=0`), so that the reason of a death is known and a task is
+never run more often than it says. Tasks depend on nothing but themselves and what they can do without, which makes
+running one again safe.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    ActorUnavailableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
+
+from parallel_nst.workers.pool import Failed, OnProgress, Pinned, Shared, run_here
+from parallel_nst.workers.ray.actors import Finished, Job, RayWorker, Slot
+from parallel_nst.workers.ray.cluster import (
+    CLUSTERS,
+    RayCluster,
+    check_address,
+    end_program,
+    first_line,
+    last_line,
+)
+from parallel_nst.workers.ray.shared_values import RayShared, payload
+from parallel_nst.workers.worker import Progress, Task, Worker, WorkerSpec
+
+__all__ = ["CLUSTERS", "MAX_TRIES", "RayCluster", "RayPool", "check_address", "end_program"]
+
+MAX_TRIES = 3  # of one task, over workers that died; of starting a worker in one place
+IN_FLIGHT = 2  # pinned tasks of a worker: the pixels of the next travel while it computes
+START_SECONDS = 120.0  # within which the first worker must be there
+WAIT_SECONDS = 0.2  # of one call of Ray, in which Ctrl-C is not heard
+LOST = (RayActorError, ActorUnavailableError, OutOfMemoryError, NodeDiedError, ObjectLostError)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A worker died, and why; these were with it, each with the number of its next try."""
+
+    jobs: list[Job]
+    reason: str
+
+
+class RayPool:
+    """Actors of one cluster, each in a slot of its own. Only actors that are up are given tasks; one that dies is
+    replaced, and its tasks are run again.
+
+    size: how many actors there are to be. waited: seconds in which no task could run because no worker was up yet.
+    moved: bytes of arrays in the tasks sent and the results received, shared values once.
+    """
+
+    def __init__(self, cluster: RayCluster, spec: WorkerSpec, workers: int, here: WorkerSpec | None = None) -> None:
+        """workers: how many actors. here: of a worker in this process that takes single tasks, None to send them to
+        an actor too. On one machine a single task is done sooner by all cores here than by one actor's."""
+        self.spec = spec
+        self.size = workers
+        self.waited = 0.0
+        self.moved = 0
+        self._cluster = cluster
+        self._here = Worker(here) if here else None
+        self._cores = here.threads if here else 0
+        self._out = False  # whether actors hold what pinned tasks have left since the last `map`
+        self._make: Callable[[], Any] | None = None
+        self._slots = [Slot() for _ in range(workers)]
+
+    def map(
+        self, tasks: Sequence[Task], on_progress: OnProgress | None = None, *, keep_going: bool = False
+    ) -> Iterator[tuple[int, Any]]:
+        """As `Pool.map`. RuntimeError for a task whose worker died MAX_TRIES times, or when no worker can start; an
+        error inside a task is raised as it is."""
+        self._out = False
+        return self._run([Job(index, task) for index, task in enumerate(tasks)], 1, on_progress, keep_going)
+
+    def map_pinned(self, tasks: Sequence[Pinned], on_progress: OnProgress | None = None) -> Iterator[tuple[int, Any]]:
+        """As `Pool.map_pinned`; errors as in `map`. Tasks that all have the same pin run in this process, if a worker
+        is here and the actors have not met pinned tasks since the last `map`. Tasks of a slot whose actor died and was
+        not replaced in time go to the others, each pin to the same one, until there is an actor again."""
+        jobs = [Job(index, pinned.task, pinned.pin) for index, pinned in enumerate(tasks)]
+        return self._run(jobs, IN_FLIGHT, on_progress)
+
+    def share(self, value: Any) -> Shared:
+        """As `Pool.share`; the value stays here until the first task that carries it is sent."""
+        return RayShared(value, self._count)
+
+    def _count(self, moved: int) -> None:
+        self.moved += moved
+
+    def _run(
+        self, jobs: list[Job], depth: int, on_progress: OnProgress | None, keep_going: bool = False
+    ) -> Iterator[tuple[int, Any]]:
+        """Results of all jobs, of which at most `depth` are with each actor at a time."""
+        if self._here and not self._out and in_one_place(jobs):
+            for job in jobs:
+                self._here.set_threads(self._threads_here())
+                yield job.index, run_here(self._here, job.index, job.task, on_progress)
+            return
+        self._out = any(job.pin is not None for job in jobs)
+        self._hire()
+        try:
+            while jobs or self._streams():
+                jobs = self._hand_out(jobs, depth)
+                stream = self._wait()
+                if stream is None:
+                    continue
+                job, message = self._receive(stream)
+                match message:
+                    case Finished(result):
+                        yield job.index, result
+                    case Progress() if on_progress:
+                        on_progress(job.index, message)
+                    case Lost(again, reason):
+                        for done in [job for job in again if job.tries > MAX_TRIES]:
+                            yield done.index, given_up(done, reason, keep_going)
+                        again = [job for job in again if job.tries <= MAX_TRIES]
+                        jobs = sorted([*again, *jobs], key=lambda job: job.index)
+        finally:
+            self._dismiss()
+
+    def _threads_here(self) -> int:
+        """All cores, or all but one while Ray and the workers are starting: threads wait for each other at every
+        layer, and would wait for Ray's processes too. Workers are called as soon as Ray is up, so that they are there
+        when the first tiles are."""
+        if not self._cluster.starting:
+            self._hire()
+        missing = self._cluster.starting or any(slot.starting for slot in self._slots)
+        return max(1, self._cores - bool(missing))
+
+    def _hire(self) -> None:
+        """Call an actor for every slot without one, and note which are up."""
+        if self._make is None:
+            began = time.monotonic()
+            self._cluster.wait()
+            self.waited += time.monotonic() - began
+            self._make = actor_maker(self.spec)
+        for slot in self._slots:
+            if slot.actor is None and slot.failures < MAX_TRIES:
+                slot.fill(self._make())
+        starting = [slot.starting for slot in self._slots if slot.starting]
+        if starting:
+            for reference in ray.wait(starting, num_returns=len(starting), timeout=0)[0]:
+                self._arrived(reference)
+
+    def _dismiss(self) -> None:
+        """Kill the actors whose tasks nobody waits for any more: after an error, or when the caller stops reading."""
+        for slot in self._slots:
+            if slot.jobs:
+                slot.dismiss()
+
+    def _streams(self) -> list[Any]:
+        """Of messages, of the jobs that the actors have."""
+        return [stream for slot in self._slots for stream in slot.jobs]
+
+    def _hand_out(self, jobs: list[Job], depth: int) -> list[Job]:
+        """Send jobs, in their order, to the actors that may have them and have fewer than `depth`; those left."""
+        left: list[Job] = []
+        for number, job in enumerate(jobs):
+            room = [slot for slot in self._slots if slot.up and len(slot.jobs) < depth]
+            if not room:
+                return left + jobs[number:]
+            slot = room[0] if job.pin is None else self._home(job.pin)
+            if slot in room:
+                slot.send(job)
+                self.moved += payload(job.task)
+            else:
+                left.append(job)
+        return left
+
+    def _home(self, pin: int) -> Slot:
+        """The slot of a pin; of one that is given up, pins are spread over those that are up."""
+        slot = self._slots[pin % self.size]
+        up = [other for other in self._slots if other.up] if slot.given_up else []
+        return up[pin // self.size % len(up)] if up else slot
+
+    def _wait(self) -> Any | None:
+        """A stream with something to read, None when there is none yet; RuntimeError when no worker comes up."""
+        began = time.monotonic()
+        streams = self._streams()
+        starting = [slot.starting for slot in self._slots if slot.starting]
+        ready, _ = ray.wait([*streams, *starting], timeout=WAIT_SECONDS, fetch_local=False)
+        if not streams:
+            self.waited += time.monotonic() - began
+        if ready and ready[0] in starting:
+            self._arrived(ready[0])
+        elif ready:
+            return ready[0]
+        elif not any(slot.up for slot in self._slots):
+            self._check_start()
+        return None
+
+    def _check_start(self) -> None:
+        """RuntimeError when the last actor that was called should have been up."""
+        if time.monotonic() - max(slot.since for slot in self._slots) > START_SECONDS:
+            raise RuntimeError(
+                f"no worker could start within {START_SECONDS:.0f} s; free are {ray.available_resources()}, "
+                f"a worker needs {self.spec.threads} CPU or a GPU; wait for other jobs or give fewer workers"
+            )
+
+    def _arrived(self, reference: Any) -> None:
+        """An actor is up, or could not be built: RuntimeError when there is none and that has happened often."""
+        slot = next(slot for slot in self._slots if slot.starting == reference)
+        slot.starting = None
+        try:
+            ray.get(reference)
+        except RayError as error:
+            slot.dismiss()
+            slot.failures += 1
+            self._check_failures(last_line(error))
+            if slot.failures < MAX_TRIES and self._make:
+                slot.fill(self._make())
+        else:
+            slot.failures = 0
+
+    def _check_failures(self, reason: str) -> None:
+        if any(slot.up for slot in self._slots) or sum(slot.failures for slot in self._slots) < MAX_TRIES:
+            return
+        for slot in self._slots:
+            slot.failures = 0  # another call may try again
+        raise RuntimeError(f"workers cannot start: {reason}")
+
+    def _receive(self, stream: Any) -> tuple[Job, Progress | Finished | Lost]:
+        """The next message of a job. A lost actor is replaced at once."""
+        slot = next(slot for slot in self._slots if stream in slot.jobs)
+        job = slot.jobs[stream]
+        try:
+            message: Progress | Finished = ray.get(next(stream))
+        except RayTaskError as error:
+            del slot.jobs[stream]
+            raise error.cause if isinstance(error.cause, Exception) else error from None
+        except LOST as error:
+            return job, self._lose(slot, error)
+        if isinstance(message, Finished):
+            del slot.jobs[stream]
+            self.moved += payload(message.result)
+        return job, message
+
+    def _lose(self, slot: Slot, error: Exception) -> Lost:
+        """Replace the actor. The job that it was at, its oldest, has had one more try."""
+        first, *others = slot.dismiss()
+        assert self._make is not None
+        slot.fill(self._make())
+        hint = "; give more tiles or fewer workers" if isinstance(error, OutOfMemoryError) else ""
+        return Lost([replace(first, tries=first.tries + 1), *others], first_line(error) + hint)
+
+    def close(self) -> None:
+        """Kill this pool's actors and leave the cluster."""
+        for slot in self._slots:
+            if ray.is_initialized() and not self._cluster.local:
+                slot.dismiss()
+            slot.jobs.clear()  # a generator of `map` that ends later finds nothing to kill
+        self._cluster.close()
+
+
+def given_up(job: Job, reason: str, keep_going: bool) -> Failed:
+    """The result of a job that was tried often enough; RuntimeError unless the others are to go on."""
+    if not keep_going:
+        raise RuntimeError(f"tile {job.index + 1} lost its worker {MAX_TRIES} times: {reason}")
+    return Failed(reason)
+
+
+def in_one_place(jobs: Sequence[Job]) -> bool:
+    """Whether they are for one worker: a single job, or all of one pin."""
+    pins = {job.pin for job in jobs}
+    return len(jobs) == 1 or (len(pins) == 1 and None not in pins)
+
+
+def actor_maker(spec: WorkerSpec) -> Callable[[], Any]:
+    """What calls an actor with the resources that its spec needs; the spec travels once."""
+    reference = ray.put(spec)
+    gpus = 1 if spec.device == "cuda" else 0
+    cpus = 0 if gpus else spec.threads
+    actor = ray.remote(RayWorker).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0)
+    return lambda: actor.remote(reference)

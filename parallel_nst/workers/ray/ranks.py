@@ -1,0 +1,277 @@
+"""One function on several ranks through Ray Train: a `torch.distributed` group of Ray's workers, begun again from the
+last checkpoint when one of them dies.
+
+Ray Train starts the workers, connects them and replaces them. What it is not used for: checkpoints, which the function
+keeps in a folder that all ranks share, and reports, which would make the ranks wait for each other and for a
+controller; ranks send messages to an actor instead, which this program empties.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Protocol
+
+# Ray Train reads these when it is asked to train. By default it looks at the workers every two seconds, so that it
+# learns of a death or of the end that much later. Ranks keep the folder they were started in. Nobody reads the records,
+# or heeds notices that a machine will be taken away: when it is, that is a death like any other.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING", "0")
+
+import psutil  # type: ignore[import-untyped]
+import ray
+import ray.train
+import torch
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from parallel_nst.workers.ranks.group import place_in_group
+from parallel_nst.workers.ranks.place import CPU, Place
+from parallel_nst.workers.ray.cluster import RayCluster, first_line, last_line
+from parallel_nst.workers.ray.messages import Began, Finished, Line, Mailbox, Message, News, Refused, Teller
+from parallel_nst.workers.worker import keep_memory
+
+MAX_DEATHS = 3  # of workers, after which a training is given up
+START_SECONDS = 120.0  # within which the ranks must have begun
+LOOK_SECONDS = 0.1  # between two looks into the mailbox
+GROUP_SECONDS = 300  # after which a rank that hears nothing of the others takes them for dead
+STORAGE = ".ray-train"  # in the folder of a run, while it runs
+
+
+class Work(Protocol):
+    """What every rank does. Its result is rank 0's, and can be pickled like the work itself."""
+
+    def __call__(self, place: Place, on_status: Callable[[Any], None], notify: Callable[[str], None]) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Gang:
+    """How many ranks, with how many threads each, on cpu or cuda. max_deaths: of workers."""
+
+    workers: int
+    threads: int
+    device: str
+    max_deaths: int = MAX_DEATHS
+
+
+def run_on_ranks(
+    work: Work,
+    cluster: RayCluster,
+    gang: Gang,
+    folder: Path,
+    on_status: Callable[[Any], None],
+    notify: Callable[[str], None],
+) -> Any:
+    """Do the work on all ranks; returns rank 0's result.
+
+    The work is begun again, on all ranks, when a worker dies, and must go on from what it has left behind itself.
+    folder: where Ray Train may keep a file while it runs; on a cluster one that all its machines share. on_status,
+    notify: take what the ranks tell, in another thread. The cluster is the caller's to close, also after an error or
+    Ctrl-C, which then ends whatever still runs. To be called in the main thread; in another one, an error of the work
+    ends it only after all its tries.
+
+    Raises what the work raised, unless that was a RuntimeError, which the death of a peer looks like: such a rank is
+    tried again. RuntimeError, in one line, when workers have died too often or could not start.
+    """
+    cluster.wait()
+    storage = folder.resolve() / STORAGE
+    shutil.rmtree(storage, ignore_errors=True)  # of a run that was killed; Ray Train would go on from it
+    mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
+    trainer = trainer_of(ray.put(work), mailbox, gang, storage)
+    listener = Listener(mailbox, trainer, on_status, notify)
+    fault: Exception | None = None
+    try:
+        trainer.fit()
+    except Exception as error:  # of many kinds; it is nothing but a word beside what the ranks have told
+        fault = error
+    finally:
+        listener.close()
+        shutil.rmtree(storage, ignore_errors=True)
+    if listener.error is not None:
+        raise listener.error
+    if listener.finished is None:
+        raise RuntimeError(f"training ended: {reason_of(fault)}")
+    return listener.finished.result
+
+
+class Listener:
+    """Passes on what the ranks tell, in a thread of its own, and ends the run when there is no use in going on.
+
+    finished: the end that rank 0 has told. error: why the run was ended.
+    """
+
+    def __init__(
+        self, mailbox: Any, trainer: Trainer, on_status: Callable[[Any], None], notify: Callable[[str], None]
+    ) -> None:
+        self.finished: Finished | None = None
+        self.error: Exception | None = None
+        self._mailbox, self._trainer, self._on_status, self._notify = mailbox, trainer, on_status, notify
+        self._began, self._begun = time.monotonic(), 0
+        self._stop = Event()
+        self._thread = Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Read what is left, and end."""
+        self._stop.set()
+        self._thread.join()
+
+    def _listen(self) -> None:
+        stopping = False
+        while not stopping and self.error is None:
+            stopping = self._stop.wait(LOOK_SECONDS)  # before looking, so that nothing is left at the end
+            try:
+                for message in ray.get(self._mailbox.take.remote()):
+                    self._hear(message)
+                self._check_start()
+            except Exception as error:
+                self.error = error
+                self._trainer.end()
+
+    def _hear(self, message: Message) -> None:
+        match message:
+            case News(status):
+                self._on_status(status)
+            case Line(text):
+                self._notify(text)
+            case Began():
+                self._begun += 1
+                if self._begun > 1:
+                    self._notify("a worker was lost; all go on from the last checkpoint")
+            case Finished():
+                self.finished = message
+            case Refused(error):
+                raise error
+
+    def _check_start(self) -> None:
+        """RuntimeError when the ranks should have begun."""
+        if not self._begun and time.monotonic() - self._began > START_SECONDS:
+            raise RuntimeError(
+                f"no workers could start within {START_SECONDS:.0f} s; free are {ray.available_resources()}; "
+                "wait for other jobs or give fewer workers"
+            )
+
+
+def reason_of(error: Exception | None) -> str:
+    """Why Ray Train ended, in one line: what a worker died of, before what became of the others."""
+    failures = list((getattr(error, "worker_failures", None) or {}).values())
+    cause: Any = min(failures, key=lambda failure: isinstance(failure, RuntimeError), default=error)
+    for wrapped in ("controller_failure", "failure"):
+        cause = getattr(cause, wrapped, cause)
+    if cause is None:
+        return "no result came back"
+    return first_line(cause) if isinstance(cause, RayError) else f"{type(cause).__name__}: {last_line(cause)}"
+
+
+def trainer_of(work: Any, mailbox: Any, gang: Gang, storage: Path) -> Trainer:
+    """Ray Train's trainer for work that lies in the object store."""
+    gpu = gang.device == "cuda"
+    return Trainer(
+        run_rank,
+        train_loop_config={"work": work, "mailbox": mailbox, "gang": gang},
+        torch_config=GroupConfig(backend="nccl" if gpu else "gloo", timeout_s=GROUP_SECONDS),
+        scaling_config=ScalingConfig(
+            num_workers=gang.workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": 0, "GPU": 1} if gpu else {"CPU": gang.threads},
+        ),
+        run_config=RunConfig(
+            name="run", storage_path=str(storage), failure_config=FailureConfig(max_failures=gang.max_deaths)
+        ),
+    )
+
+
+def run_rank(config: dict[str, Any]) -> None:
+    """What a worker runs, in the group that Ray Train has connected."""
+    gang: Gang = config["gang"]
+    torch.set_num_threads(gang.threads)  # whatever OMP_NUM_THREADS is: `ray up` makes it 1 for all
+    keep_memory()
+    place = place_in_group(get_device() if gang.device == "cuda" else CPU)
+    teller = Teller(partial(send, config["mailbox"]))
+    if place.rank == 0:
+        teller.tell(Began())
+    try:
+        work: Work = ray.get(config["work"])
+        result = work(place, teller.status, teller.line)
+    except torch.OutOfMemoryError as error:
+        teller.tell(Refused(RuntimeError(f"{first_line(error)}; give a smaller --batch or --size, or more workers")))
+        raise
+    except Exception as error:
+        if not isinstance(error, RuntimeError):
+            teller.tell(Refused(error))
+        raise
+    if place.rank == 0:
+        teller.tell(Finished(result))
+
+
+def send(mailbox: Any, message: Any) -> None:
+    """Put a message there; progress may get lost with a worker that dies, nothing else does."""
+    reference = mailbox.put.remote(message)
+    if not isinstance(message, News):
+        ray.get(reference)
+
+
+class Trainer(TorchTrainer):
+    """Ray Train's, which can be ended and leaves Ctrl-C alone.
+
+    It goes without `PlacementGroupCleaner`, an actor that outlives the run to give back its places if the controller is
+    killed: they are given back when this program leaves Ray, and the cleaner, which asks the dashboard whether the
+    controller lives, stays for ever where there is no dashboard.
+    """
+
+    _controller: Any = None
+
+    def end(self) -> None:
+        """Kill the controller, with whom the workers die; `fit` then raises. Nothing before there is one."""
+        if self._controller is not None:
+            ray.kill(self._controller)
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Called in the main thread with the controller. Ray Train's own would let the program run on after Ctrl-C."""
+        self._controller = controller
+
+    def _create_default_callbacks(self) -> list[Any]:
+        found: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # known only to version 2
+        return [callback for callback in found if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
+
+class Backend(TorchConfig().backend_cls):  # type: ignore[misc]  # a class that Ray gives no name to
+    """Ray Train's, for machines with several networks, and without its slow farewell."""
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        """Connect the workers."""
+        worker_group.execute(choose_interface)
+        super().on_start(worker_group, backend_config)
+
+    def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        """Nothing: the workers end next, and one that waits for a peer cannot be asked to leave the group; Ray Train
+        would ask it for up to half a minute."""
+
+
+@dataclass
+class GroupConfig(TorchConfig):
+    """`TorchConfig` with that backend."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return Backend
+
+
+def choose_interface() -> None:
+    """Let gloo use the network that Ray uses. By itself it takes the one of the machine's name, which on many machines
+    is 127.0.0.1, where no other machine can reach it."""
+    address = ray.util.get_node_ip_address()
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(known.address == address for known in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)

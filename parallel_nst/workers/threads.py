@@ -1,0 +1,124 @@
+"""A pool of threads: workers of this process, one a core or a GPU.
+
+PyTorch lets go of Python's lock while it computes, so that tiles run side by side. Threads start at once and nothing is
+copied on its way to them, but they live and die together: there is no worker to be replaced.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+from threading import Event
+from typing import Any
+
+from parallel_nst.workers.pool import Here, OnProgress, Pinned, Shared, run_here
+from parallel_nst.workers.worker import Progress, Task, Worker, WorkerSpec
+
+Queue = deque[tuple[int, Task]]  # tasks with their index
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end of a task: its result, or what went wrong."""
+
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Stopped(BaseException):
+    """Nobody waits for this task any more."""
+
+
+class ThreadPool:
+    """As `workers.Pool`, in threads."""
+
+    def __init__(self, spec: WorkerSpec, workers: int, cores: int) -> None:
+        """spec: of one worker; with the device `cuda` each takes a GPU of its own. cores: threads of a single task,
+        which is done sooner by all of them."""
+        self.spec = spec
+        self.size = workers
+        self.waited = 0.0
+        self.moved = 0
+        self._cores = cores
+        self._here = Worker(replace(spec, threads=cores))
+        self._executors = [ThreadPoolExecutor(1, f"pnst-{number}") for number in range(workers)]
+        specs = [replace(spec, device=f"cuda:{n}") if spec.device == "cuda" else spec for n in range(workers)]
+        # Made in its own thread, because the number of threads that PyTorch uses is a thread's own.
+        futures = [executor.submit(Worker, own) for executor, own in zip(self._executors, specs, strict=True)]
+        self._workers = [future.result() for future in futures]
+        self._stop = Event()
+
+    def map(
+        self, tasks: Sequence[Task], on_progress: OnProgress | None = None, *, keep_going: bool = False
+    ) -> Iterator[tuple[int, Any]]:
+        """As `Pool.map`; an error in a task is raised as it is."""
+        shared = deque(enumerate(tasks))
+        return self._run([shared] * self.size, len(tasks), len(tasks) == 1, on_progress)
+
+    def map_pinned(self, tasks: Sequence[Pinned], on_progress: OnProgress | None = None) -> Iterator[tuple[int, Any]]:
+        """As `Pool.map_pinned`. Tasks that all have the same pin take all cores, each in its turn."""
+        queues: list[Queue] = [deque() for _ in range(self.size)]
+        for index, pinned in enumerate(tasks):
+            queues[pinned.pin % self.size].append((index, pinned.task))
+        return self._run(queues, len(tasks), len({pinned.pin for pinned in tasks}) == 1, on_progress)
+
+    def _run(
+        self, queues: Sequence[Queue], count: int, alone: bool, on_progress: OnProgress | None
+    ) -> Iterator[tuple[int, Any]]:
+        """Results of `count` tasks, of which each worker takes those of its queue."""
+        if alone:
+            self._here.set_threads(self._cores)
+            for index, task in next(queue for queue in queues if queue):
+                yield index, run_here(self._here, index, task, on_progress)
+            return
+        messages: SimpleQueue[tuple[int, Progress | Done]] = SimpleQueue()
+        stop = self._stop = Event()
+        for executor, worker, queue in zip(self._executors, self._workers, queues, strict=True):
+            executor.submit(work, worker, queue, messages, stop)
+        try:
+            while count:
+                index, message = messages.get()
+                if isinstance(message, Progress):
+                    if on_progress:
+                        on_progress(index, message)
+                    continue
+                if message.error is not None:
+                    raise message.error
+                count -= 1
+                yield index, message.result
+        finally:
+            stop.set()
+
+    def share(self, value: Any) -> Shared:
+        return Here(value)
+
+    def close(self) -> None:
+        """End the threads, each after the step it is at."""
+        self._stop.set()
+        for executor in self._executors:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+def work(worker: Worker, queue: Queue, messages: SimpleQueue[tuple[int, Progress | Done]], stop: Event) -> None:
+    """In a worker's thread: run tasks of the queue, telling of their progress and their end, until there are none."""
+    while not stop.is_set():
+        try:
+            index, task = queue.popleft()
+        except IndexError:
+            return
+
+        def tell(index: int, progress: Progress) -> None:
+            if stop.is_set():
+                raise Stopped
+            messages.put((index, progress))
+
+        try:
+            messages.put((index, Done(run_here(worker, index, task, tell))))
+        except Stopped:
+            return
+        except BaseException as error:
+            messages.put((index, Done(error=error)))
+            return

@@ -1,0 +1,119 @@
+"""The worker that runs tasks, and the pool that hands them out; here the pool of one, in this process.
+
+A task is a frozen record that can be pickled: arrays and names, nothing that is open or on a device. Running it is a
+generator: it yields `Progress` while it works and returns its result, which depends on the task alone, so that a task
+whose worker died can be run again elsewhere; what earlier tasks have left with a worker only saves work. Arrays are
+(3, H, W) in [0, 1], float32 or, where the worker's precision is that, float64.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Generator, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parallel_nst.networks.backbones.base import Backbone
+from parallel_nst.networks.backbones.registry import State, build_backbone
+
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What every worker of a pool is made of.
+
+    device: cpu or cuda. dtype: float32, bfloat16 or float64. threads: of one worker. weights: by backbone's name.
+    """
+
+    device: str
+    dtype: str
+    threads: int
+    weights: Mapping[str, State]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One optimiser step done: `step` of `steps`, and the loss before it."""
+
+    step: int
+    steps: int
+    loss: float
+
+
+class Task(Protocol):
+    """One unit of work."""
+
+    def run(self, worker: Worker) -> Generator[Progress, None, Any]: ...
+
+
+class Worker:
+    """A device, a number of threads, and the networks built so far."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        torch.set_num_threads(spec.threads)
+        keep_memory()
+        self.spec = spec
+        self.device = torch.device(spec.device)
+        self.dtype: torch.dtype = getattr(torch, spec.dtype)
+        self._backbones: dict[str, Backbone] = {}
+        self._run = ""
+        self._left: dict[Hashable, Any] = {}
+        self._held: tuple[Hashable, Any] | None = None
+
+    def left_by(self, run: str) -> dict[Hashable, Any]:
+        """What earlier tasks of this run have left here for later ones; that of another run is dropped."""
+        if run != self._run:
+            self._run, self._left = run, {}
+        return self._left
+
+    def held(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, made once for as long as the key stays the same; a task's own runs do not touch it."""
+        if self._held is None or self._held[0] != key:
+            self._held = None  # before the next is made, so that there is room for it
+            self._held = key, make()
+        made: T = self._held[1]
+        return made
+
+    def set_threads(self, threads: int) -> None:
+        """Threads from now on."""
+        torch.set_num_threads(threads)
+
+    def backbone(self, name: str) -> Backbone:
+        """The named backbone on this worker's device, built once."""
+        if name not in self._backbones:
+            network = build_backbone(name, self.spec.weights[name]).to(self.device)
+            network = network.double() if self.dtype == torch.float64 else network
+            self._backbones[name] = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self._backbones[name]
+
+    def image(self, pixels: np.ndarray) -> Tensor:
+        """(3, H, W) array -> (1, 3, H, W) tensor on this worker's device; a copy, for a task's arrays may be
+        read-only."""
+        precision = np.float64 if self.dtype == torch.float64 else np.float32
+        return torch.from_numpy(np.array(pixels, precision, order="C"))[None].to(self.device)
+
+    def run(self, task: Task) -> Generator[Progress, None, Any]:
+        """The task's own events and result."""
+        return (yield from task.run(self))
+
+
+def keep_memory() -> None:
+    """Let glibc keep freed memory instead of giving it back to the system, once for the process.
+
+    Every optimiser step frees and allocates the same few large arrays; faulting their pages in again cost a fifth of
+    a step at 1024 px on two cores. Threads share one arena, for what another arena has freed serves nobody else. Does
+    nothing with another C library.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
+        mallopt(M_ARENA_MAX, 1)

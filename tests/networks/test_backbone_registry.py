@@ -1,0 +1,235 @@
+"""Weights: safe reading, 8 bits, and refusals in one line."""
+
+import io
+import pickle
+import urllib.error
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny_networks import tiny_state
+
+from parallel_nst.files.images import read_image
+from parallel_nst.networks.backbones import registry as checkpoints
+from parallel_nst.networks.backbones.base import VGG, VGG16_WIDTHS, VGG19_WIDTHS, Embedded, ResNet, SqueezeNet
+from parallel_nst.networks.backbones.registry import (
+    BACKBONES,
+    build_backbone,
+    load_weights,
+    read_tensors,
+    save_embedded,
+)
+
+SQUEEZENET = Path(__file__).parents[3] / "shared/data/weights/squeezenet1_0.safetensors"
+PHOTOS = Path(__file__).parents[3] / "shared/data/photos"
+CLASSES = {"n01440764": 0, "n01443537": 1}  # of ImageNet: tench and goldfish
+PUBLIC = {
+    "vgg16": lambda: VGG(VGG16_WIDTHS),
+    "vgg19": lambda: VGG(VGG19_WIDTHS),
+    "resnet50": ResNet,
+    "squeezenet": SqueezeNet,
+}
+
+
+def public_state(name):
+    """Weights in the form of the public file, classifier and all, drawn at random."""
+    classifier = "fc" if name == "resnet50" else "classifier.1"
+    rest = {f"{classifier}.weight": torch.zeros(10, 4), f"{classifier}.bias": torch.zeros(10)}
+    return PUBLIC[name]().state_dict() | rest
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(tiny_state(), path)
+    return path
+
+
+def test_widths_are_read_from_the_weights(weights):
+    backbone = build_backbone("embedded", load_weights("embedded", weights))
+    assert isinstance(backbone, Embedded)
+    assert backbone.layers["relu3_1"].channels == 8
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+def test_pytorch_files_are_read_too(tmp_path):
+    torch.save(tiny_state(), tmp_path / "plain.pth")
+    torch.save({"state_dict": tiny_state()}, tmp_path / "wrapped.pth")
+    for name in ("plain.pth", "wrapped.pth"):
+        read = read_tensors(tmp_path / name)
+        assert all(torch.equal(read[key], value) for key, value in tiny_state().items())
+
+
+def test_eight_bits_keep_each_weight_within_half_a_step(tmp_path):
+    backbone = build_backbone("embedded", tiny_state())
+    save_embedded(backbone, tmp_path / "small.safetensors", {"settings": "{}"})
+    read = read_tensors(tmp_path / "small.safetensors")
+    for key, value in tiny_state().items():
+        if value.dim() == 4:
+            step = value.abs().amax((1, 2, 3), keepdim=True) / 127
+            assert ((read[key] - value).abs() <= 0.5001 * step).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["small.safetensors"]
+
+
+def test_every_registered_backbone_has_layers_it_knows():
+    for name, entry in BACKBONES.items():
+        network = PUBLIC[name]() if name in PUBLIC else build_backbone(name, load_weights(name))
+        network.check_layers((*entry.layers.style, *entry.layers.content))
+        assert entry.layers.style and entry.layers.content
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_files_are_loaded_without_their_classifier(tmp_path, name):
+    state = public_state(name)
+    torch.save(state, tmp_path / "weights.pth")
+    backbone = build_backbone(name, load_weights(name, tmp_path / "weights.pth"))
+    reference = PUBLIC[name]()
+    reference.load_state_dict({key: state[key] for key in reference.state_dict()})
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    names = [*BACKBONES[name].layers.style]
+    image = torch.rand(1, 3, 40, 48)
+    with torch.no_grad():
+        expected = reference(image, names)
+    for layer, features in backbone(image, names).items():
+        torch.testing.assert_close(features, expected[layer], rtol=1e-4, atol=1e-4 * float(expected[layer].abs().max()))
+
+
+def test_public_files_are_found_at_torchvisions_address():
+    addresses = {name: entry.address.rsplit("/", 1) for name, entry in BACKBONES.items() if entry.file}
+    assert addresses.keys() == PUBLIC.keys()
+    assert {place for place, _ in addresses.values()} == {"https://download.pytorch.org/models"}
+    assert addresses["resnet50"][1] == "resnet50-0676ba61.pth"  # the first of torchvision's two sets of weights
+
+
+def test_the_number_of_batches_seen_may_be_missing(tmp_path):
+    state = {key: value for key, value in public_state("resnet50").items() if not key.endswith("num_batches_tracked")}
+    save_file(state, tmp_path / "weights.safetensors")
+    assert load_weights("resnet50", tmp_path / "weights.safetensors").keys() == state.keys()
+
+
+@pytest.mark.skipif(not (SQUEEZENET.exists() and PHOTOS.exists()), reason="needs trained weights and photographs")
+def test_trained_squeezenet_knows_what_is_in_a_photograph():
+    """Colours, keys and geometry are those that the weights were trained with: with its classifier put back, the
+    network names the first classes of ImageNet."""
+    backbone = build_backbone("squeezenet", load_weights("squeezenet", SQUEEZENET))
+    classifier = {key: value for key, value in read_tensors(SQUEEZENET).items() if key.startswith("classifier.")}
+    photos = sorted(PHOTOS.glob("n0144*"))[:2]
+    for path in photos:
+        image = torch.from_numpy(read_image(path).pixels.copy()).permute(2, 0, 1)[None]
+        features = backbone(image, ["fire9"])["fire9"]
+        scores = torch.relu(
+            torch.conv2d(features, *(classifier[f"classifier.1.{kind}"] for kind in ("weight", "bias")))
+        )
+        assert int(scores.mean((2, 3)).argmax()) == CLASSES[path.stem.split("_")[0]]
+    assert len(photos) == 2
+
+
+def test_the_embedded_weights_are_small_and_there():
+    path = checkpoints.Path(checkpoints.__file__).parents[1] / "weights" / "embedded.safetensors"
+    assert path.stat().st_size < 3 << 20
+    assert all(torch.isfinite(value).all() for value in read_tensors(path).values())
+
+
+def damaged(tmp_path):
+    """Files that hold no weights, and a word that the refusal must say."""
+
+    class Evil:
+        def __reduce__(self):
+            return (print, ("run",))
+
+    cases = {
+        "empty.pth": (b"", "empty"),
+        "page.pth": (b"<!DOCTYPE html><html>", "web page"),
+        "text.pth": (b"hello, these are my weights", "cannot be read"),
+        "evil.pth": (pickle.dumps(Evil()), "cannot be read"),
+        "cut.safetensors": ((2000).to_bytes(8, "little") + b'{"a":', "cannot be read"),
+    }
+    whole = io.BytesIO()
+    torch.save(tiny_state(), whole)
+    cases["cut.pth"] = (whole.getvalue()[:300], "cannot be read")
+    numbers = io.BytesIO()
+    torch.save({"epoch": 3}, numbers)
+    cases["numbers.pth"] = (numbers.getvalue(), "no state dict")
+    return [((tmp_path / name), content, word) for name, (content, word) in cases.items()]
+
+
+def test_what_is_no_weights_is_refused_in_one_line_that_names_it(tmp_path, capsys):
+    for path, content, word in damaged(tmp_path):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=word) as refused:
+            read_tensors(path)
+        assert path.name in str(refused.value) and "\n" not in str(refused.value)
+    assert "run" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match="folder"):
+        read_tensors(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("vgg19", lambda state: state, "features.0.weight is missing"),
+        ("vgg19", lambda state: public_state("vgg16"), "features.16.weight is missing"),
+        ("vgg16", lambda state: public_state("squeezenet"), "features.0.weight has shape"),
+        ("squeezenet", lambda state: public_state("vgg19"), "features.0.weight has shape"),
+        ("resnet50", lambda state: public_state("squeezenet"), "conv1.weight is missing"),
+        ("resnet50", lambda state: ResNet(32).state_dict(), "conv1.weight has shape"),
+        ("resnet50", lambda state: public_state("resnet50") | {"bn9.bias": torch.zeros(1)}, "bn9.bias is not known"),
+        ("embedded", lambda state: {"features.0.weight": torch.zeros(1)}, "block1.conv1.weight is missing"),
+        ("embedded", lambda state: {**state, "block2.conv1.weight": torch.zeros(6, 5, 3, 3)}, "shape"),
+        ("embedded", lambda state: {**state, "more": torch.zeros(1)}, "more is not known"),
+    ],
+)
+def test_weights_of_another_network_are_refused(tmp_path, name, change, words):
+    path = tmp_path / "other.safetensors"
+    save_file(change(tiny_state()), path)
+    with pytest.raises(ValueError, match=words) as refused:
+        load_weights(name, path)
+    assert "other.safetensors" in str(refused.value)
+
+
+def test_an_unknown_backbone_is_named_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"'vgg20'.*embedded, vgg16, vgg19, resnet50, squeezenet"):
+        load_weights("vgg20")
+
+
+class Answer(io.BytesIO):
+    """What urlopen returns."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PNST_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_without_a_network_the_error_says_what_to_do(cache, monkeypatch):
+    def no_network(*_, **__):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(checkpoints.urllib.request, "urlopen", no_network)
+    with pytest.raises(ValueError, match="cannot be downloaded") as refused:
+        load_weights("vgg19")
+    for word in ("vgg19-dcbb9e9d.pth", "--weights FILE", str(cache), "--backbone embedded", "no route"):
+        assert word in str(refused.value)
+
+
+def test_a_download_is_used_only_when_its_digest_agrees(cache, monkeypatch):
+    monkeypatch.setattr(checkpoints.urllib.request, "urlopen", lambda *_, **__: Answer(b"something else"))
+    with pytest.raises(ValueError, match="dcbb9e9d"):
+        load_weights("vgg19")
+    assert not list(cache.iterdir())
+
+
+def test_a_download_is_kept(cache, monkeypatch):
+    digest = checkpoints.hashlib.sha256(b"weights").hexdigest()
+    monkeypatch.setattr(checkpoints.urllib.request, "urlopen", lambda *_, **__: Answer(b"weights"))
+    cache.mkdir()
+    checkpoints.download("https://example.org/file", cache / "file", digest[:8])
+    assert [(path.name, path.read_bytes()) for path in cache.iterdir()] == [("file", b"weights")]

@@ -1,0 +1,119 @@
+"""Losses: sums that add up over pieces, in full and in half precision, and values with known answers."""
+
+import itertools
+
+import pytest
+import torch
+
+from parallel_nst.painting.gatys.losses import (
+    BLOCK,
+    FEW,
+    content_sums,
+    gram_sums,
+    outer_sums,
+    style_loss,
+    variation_sums,
+)
+from parallel_nst.painting.tiles.geometry import Rect
+
+
+def features(*shape, dtype=torch.float64, seed=0):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def test_gram_sums_of_pieces_add_up_to_the_whole():
+    whole = features(1, 5, 12, 9)
+    pieces = gram_sums(whole[..., :7, :]) + gram_sums(whole[..., 7:, :])
+    torch.testing.assert_close(pieces, gram_sums(whole), rtol=1e-12, atol=1e-12)
+
+
+def test_gram_is_the_outer_product_by_definition():
+    f = features(1, 2, 3, 4)
+    expected = torch.einsum("chw,dhw->cd", f[0], f[0])
+    torch.testing.assert_close(gram_sums(f), expected)
+    torch.testing.assert_close(gram_sums(f) / 12, expected / 12)
+
+
+@pytest.mark.parametrize("height", [30, 300])
+def test_gram_sums_of_half_precision_keep_their_digits(height):
+    ones = torch.ones(1, 1, height, 300, dtype=torch.bfloat16)
+    assert gram_sums(ones).dtype == torch.float32
+    assert gram_sums(ones).item() == height * 300  # bfloat16 itself stops counting at 256
+
+
+@pytest.mark.parametrize("positions", [1, FEW - 1, FEW, FEW + BLOCK - 1, 2 * FEW + 1])
+def test_half_precision_products_are_near_those_of_float64(positions):
+    """Of the same rounded features, which are positive as after a ReLU."""
+    half = features(positions, 6, dtype=torch.float32).relu().add(0.1).bfloat16()
+    exact = half.double().T @ half.double()
+    error = (outer_sums(half).double() - exact).norm() / exact.norm()
+    assert error < 3e-4
+
+
+def test_the_gradient_of_half_precision_sums_goes_the_way_of_float64():
+    """Rounding to 8 bits scatters a gradient, but the descent that it promises is the exact one's."""
+    half = features(FEW + 5, 48, dtype=torch.float32).relu().bfloat16()
+    weight = features(48, 48, seed=1)
+    found, exact = (
+        torch.autograd.grad((gram_sums(leaf).double() * weight).sum(), leaf)[0].double()
+        for leaf in (v.T.reshape(1, 48, -1, 1).clone().requires_grad_() for v in (half, half.double()))
+    )
+    assert (found - exact).norm() / exact.norm() < 4e-3
+    assert float((found * exact).sum() / exact.square().sum()) == pytest.approx(1, abs=3e-4)
+
+
+def test_style_loss_is_zero_at_the_target_and_one_for_nothing():
+    gram = gram_sums(features(1, 4, 8, 8)) / 64
+    norm = float(gram.square().sum())
+    assert style_loss(gram, gram, norm) == 0
+    assert float(style_loss(torch.zeros_like(gram), gram, norm)) == pytest.approx(1)
+
+
+def test_content_is_a_mean_square_over_channels_summed_over_positions():
+    assert float(content_sums(torch.full((1, 2, 3, 3), 3.0), torch.ones(1, 2, 3, 3))) == pytest.approx(4 * 9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_content_sums_of_pieces_add_up_in_full_precision(dtype):
+    here, there = features(1, 4, 20, 30).to(dtype), features(1, 4, 20, 30, seed=1).to(dtype)
+    parts = [content_sums(here[..., rows, :], there[..., rows, :]) for rows in (slice(0, 7), slice(7, None))]
+    whole = content_sums(here, there)
+    assert whole.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(parts[0] + parts[1], whole, rtol=1e-6, atol=0)
+
+
+def test_variation_of_a_step_and_of_a_single_pixel():
+    step = torch.zeros(1, 1, 4, 4)
+    step[..., 2:] = 1
+    assert float(variation_sums(step, Rect(0, 0, 4, 4))) == 4
+    assert float(variation_sums(torch.ones(1, 3, 1, 1), Rect(0, 0, 1, 1))) == 0
+
+
+@pytest.mark.parametrize("rows", [(0, 9), (0, 4, 9), (0, 1, 8, 9)])
+@pytest.mark.parametrize("columns", [(0, 7), (0, 3, 7), (0, 1, 2, 7)])
+def test_variation_of_a_partition_adds_up_to_the_whole(rows, columns):
+    """Whether a core is seen in the whole picture or in a cut-out that goes one pixel beyond it."""
+    image = features(1, 3, 9, 7)
+    whole = image.diff(dim=-1).square().sum() + image.diff(dim=-2).square().sum()
+    cores = [
+        Rect(t, left, b, right) for t, b in itertools.pairwise(rows) for left, right in itertools.pairwise(columns)
+    ]
+    torch.testing.assert_close(sum(variation_sums(image, core) for core in cores), whole, rtol=1e-12, atol=0)
+    cut = sum(
+        variation_sums(image[..., c.top : c.bottom + 1, c.left : c.right + 1], Rect(0, 0, c.height, c.width))
+        for c in cores
+    )
+    torch.testing.assert_close(cut, whole, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda image: variation_sums(image, Rect(1, 0, 3, 5)),
+        lambda image: (gram_sums(image) / image[0, 0].numel()).square().sum(),
+        lambda image: (gram_sums(image) * features(3, 3, seed=2)).sum(),
+        lambda image: content_sums(image, features(1, 3, 4, 5, seed=1)),
+    ],
+)
+def test_gradients(loss):
+    assert torch.autograd.gradcheck(loss, features(1, 3, 4, 5).requires_grad_())

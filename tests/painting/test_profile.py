@@ -1,0 +1,111 @@
+"""What a backbone costs: hand-counted arithmetic, and bytes held against the real passes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_networks import LAYERS, WIDTHS, tiny_backbone
+
+from parallel_nst.painting.gatys.objective import measure_content, measure_sums, pull_back
+from parallel_nst.painting.planning.profile import LiveBytes, Rates, counted_peak, profile
+from parallel_nst.painting.tiles.geometry import plan_tiles
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return tiny_backbone(torch.float32).to(memory_format=torch.channels_last)
+
+
+@pytest.fixture(scope="module", params=DTYPES, ids=str)
+def costs(request, backbone):
+    return request.param, profile(backbone, LAYERS.style, LAYERS.content, request.param)
+
+
+def test_live_bytes_follows_what_lives():
+    kept = torch.zeros(1000)
+    with LiveBytes() as live:
+        a = kept + 1
+        assert (live.now, live.most) == (4000, 4000)
+        b = torch.cat([a, a])
+        assert live.now == 12000
+        view = b[:10]
+        del a, b
+        assert live.now == 8000  # the view holds its storage
+        assert view.view(2, 5).shape == (2, 5) and live.now == 8000
+        del view
+        assert (live.now, live.most) == (0, 12000)
+
+
+def test_live_bytes_does_not_count_what_was_there():
+    there = torch.zeros(1000)
+    with LiveBytes() as live:
+        assert there.t().shape == (1000,)
+        there.add_(1)
+    assert live.most == 0
+
+
+def test_flops_are_those_of_the_convolutions_and_gram_products(costs, backbone):
+    convolutions, products, stride, inputs = 0.0, 0.0, 1, 3
+    for b, block in enumerate(WIDTHS, 1):
+        for c, width in enumerate(block, 1):
+            convolutions += 2 * 9 * inputs * width / stride**2
+            products += 2 * width**2 / stride**2 if f"relu{b}_{c}" in LAYERS.style else 0
+            inputs = width
+        stride *= 2
+    _, measured = costs
+    assert measured.halo.flops == pytest.approx(convolutions, rel=1e-6)
+    assert measured.flops == pytest.approx(convolutions + products, rel=0.01)
+    assert measured.parameters == sum(parameter.numel() for parameter in backbone.parameters())
+
+
+def test_content_is_what_the_features_take(costs, backbone):
+    dtype, measured = costs
+    ((name, feature),) = measure_content(backbone, torch.rand(1, 3, 64, 64), LAYERS.content, dtype).items()
+    assert measured.content * 64 * 64 == feature.numel() * feature.element_size()
+    assert name in LAYERS.content
+
+
+def predicted(measured, name, tile):
+    core, read = tile.core.area, tile.read.area
+    return core * getattr(measured, name) + (read - core) * getattr(measured.halo, name)
+
+
+@pytest.mark.parametrize(("grid", "least"), [((2, 2), 0.85), ((1, 1), 0.75)], ids=["tile", "whole picture"])
+def test_bytes_agree_with_the_passes_of_a_run(costs, backbone, grid, least):
+    """A picture in one piece takes less than is predicted for its core: nothing of it need be copied."""
+    dtype, measured = costs
+    size = 384, 384
+    tile = plan_tiles(*size, grid, halo=40, align=4)[0]
+    pixels = torch.rand(1, 3, tile.read.height, tile.read.width)
+    content = measure_content(backbone, pixels, LAYERS.content, dtype)
+    with torch.no_grad():
+        forward = counted_peak(lambda: measure_sums(backbone, pixels, content, tile, size, LAYERS, dtype))
+    pixels.requires_grad_()
+    with LiveBytes() as live:
+        sums = measure_sums(backbone, pixels, content, tile, size, LAYERS, dtype)
+        graph = live.now
+        pull_back(sums, pixels, sums.holding([torch.ones_like(value) for value in sums.tensors]))
+    for name, real in (("graph", graph), ("peak", live.most), ("forward_peak", forward)):
+        assert least < real / predicted(measured, name, tile) < 1.05
+
+
+def test_a_halo_is_never_dearer_than_a_core(costs):
+    _, measured = costs
+    for name in Rates.__dataclass_fields__:
+        assert 0 < getattr(measured.halo, name) <= getattr(measured, name)
+    assert measured.graph < measured.peak
+    assert measured.forward_peak < measured.peak
+
+
+def test_half_precision_takes_less(backbone):
+    wide, half = (profile(backbone, LAYERS.style, LAYERS.content, dtype) for dtype in DTYPES)
+    assert half.content == wide.content / 2
+    assert half.halo.graph < wide.halo.graph
+    assert half.flops == wide.flops
+
+
+def test_an_unknown_layer_is_named(backbone):
+    with pytest.raises(ValueError, match="relu9_9"):
+        profile(backbone, ["relu9_9"], ["relu2_2"], torch.float32)

@@ -1,0 +1,218 @@
+"""Tasks: the same result on any worker, before and after travelling, and whatever earlier tasks have left."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_networks import LAYERS, tiny_state
+
+from parallel_nst.networks.backbones.base import deepest
+from parallel_nst.painting.gatys.objective import cotangents
+from parallel_nst.painting.tasks import GramSums, ImageGradient, MeasureGrams, MeasureStyle, OptimiseTile, Piece
+from parallel_nst.painting.tiles.geometry import gather, plan_tiles, whole_tile
+from parallel_nst.recipe import Recipe
+from parallel_nst.workers.pool import Here, SerialPool, only, run_here
+from parallel_nst.workers.worker import Worker, WorkerSpec
+
+SPEC = WorkerSpec(device="cpu", dtype="float32", threads=1, weights={"embedded": tiny_state()})
+RECIPE = Recipe(tv_weight=0.1)
+
+
+def picture(seed, height=24, width=20):
+    return np.random.default_rng(seed).random((3, height, width), np.float32)
+
+
+def measure_style(pixels, spec=SPEC):
+    size = pixels.shape[1:]
+    return only(SerialPool(spec).map([MeasureStyle(pixels, whole_tile(*size), size, "embedded", LAYERS)])).targets
+
+
+def run(task, worker=None):
+    return run_here(worker or Worker(SPEC), 0, task, None)
+
+
+def tile_task(steps=3, **more):
+    where = whole_tile(24, 20), (24, 20)
+    return OptimiseTile(picture(2), picture(2), measure_style(picture(1)), LAYERS, Recipe(), *where, steps, **more)
+
+
+def grams_of(pixels):
+    size = pixels.shape[1:]
+    return run(MeasureGrams(pixels, whole_tile(*size), size, "embedded", LAYERS))
+
+
+# Measures and whole optimisations
+
+
+def test_tasks_travel():
+    task = tile_task(steps=1)
+    there = pickle.loads(pickle.dumps(task))
+    assert there.recipe == task.recipe
+    assert np.array_equal(run(there).pixels, run(task).pixels)
+
+
+def test_a_task_gives_the_same_result_on_any_worker():
+    task = tile_task()
+    first, second = (run(task) for _ in range(2))
+    assert np.array_equal(first.pixels, second.pixels) and first.loss == second.loss
+    assert first.pixels.shape == task.start.shape and first.pixels.dtype == np.float32
+
+
+def test_read_only_arrays_do():
+    task = tile_task()
+    task.start.setflags(write=False), task.content.setflags(write=False)
+    run(task)
+
+
+def test_progress_counts_the_steps_of_the_whole_optimisation():
+    seen = []
+    run_here(Worker(SPEC), 5, tile_task(7, done=2, until=4), lambda index, event: seen.append((index, event)))
+    assert [(index, event.step, event.steps) for index, event in seen] == [(5, 3, 7), (5, 4, 7)]
+
+
+def test_measured_grams_are_the_style_targets():
+    style = measure_style(picture(1))
+    grams = grams_of(picture(1))
+    for name in LAYERS.style:
+        torch.testing.assert_close(grams[name], style.grams[name].float(), rtol=1e-6, atol=1e-7)
+
+
+def test_bfloat16_comes_near_float32():
+    task = tile_task(5)
+    exact, near = run(task), run(task, Worker(WorkerSpec("cpu", "bfloat16", 1, SPEC.weights)))
+    assert near.loss == pytest.approx(exact.loss, rel=0.1)
+
+
+def test_without_a_series_nothing_is_left_and_nothing_is_measured():
+    worker = Worker(SPEC)
+    result = run(tile_task(), worker)
+    assert worker.left_by("") == {} and result.grams == {} and result.state is None
+
+
+# A tile in several goes
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_a_state_that_travels_is_as_good_as_one_that_stays(optimizer):
+    task = replace(tile_task(9, series="one", until=3, wants_state=True), recipe=Recipe(optimizer=optimizer))
+    stays = Worker(SPEC)
+    first = run(task, stays)
+    state = pickle.dumps(first.state)
+    rest = replace(task, start=first.pixels, done=3, until=9, wants_state=False)
+    here, there, fresh = run(rest, stays), run(replace(rest, state=pickle.loads(state))), run(rest)
+    assert np.array_equal(here.pixels, there.pixels) and here.loss == there.loss
+    assert not np.array_equal(here.pixels, fresh.pixels)
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_a_task_can_be_run_again_though_its_optimiser_works_in_place(optimizer):
+    """Neither the state that it was given nor the one that it gave is changed by what comes later."""
+    task = replace(tile_task(9, series="one", until=3, wants_state=True), recipe=Recipe(optimizer=optimizer))
+    worker = Worker(SPEC)
+    first = run(task, worker)
+    given = pickle.dumps(first.state)
+    rest = replace(task, start=first.pixels, done=3, until=9, state=first.state)
+    results = [run(rest, each) for each in (worker, Worker(SPEC), Worker(SPEC))]
+    assert pickle.dumps(first.state) == given
+    assert np.array_equal(results[0].pixels, results[1].pixels) and np.array_equal(results[1].pixels, results[2].pixels)
+
+
+def test_a_state_belongs_to_its_tile_and_its_series():
+    worker, task = Worker(SPEC), tile_task(9, series="one", until=3)
+    first = run(task, worker)
+    rest = replace(task, start=first.pixels, done=3, until=9)
+    fresh = run(rest)
+    assert np.array_equal(run(replace(rest, tile=replace(rest.tile, index=1)), worker).pixels, fresh.pixels)
+    run(task, worker)
+    assert np.array_equal(run(replace(rest, series="two"), worker).pixels, fresh.pixels)
+    run(task, worker)
+    assert not np.array_equal(run(rest, worker).pixels, fresh.pixels)
+
+
+def test_the_grams_of_a_series_are_those_of_its_pixels():
+    result = run(tile_task(4, series="one", until=2))
+    for name, gram in grams_of(result.pixels).items():
+        torch.testing.assert_close(result.grams[name], gram, rtol=1e-5, atol=1e-6)
+
+
+# The halves of an exact step
+
+
+def pieces(grid=(2, 2), size=(24, 20)):
+    layer = deepest(Worker(SPEC).backbone("embedded"), {**LAYERS.style, **LAYERS.content})
+    image, content = picture(3, *size), picture(2, *size)
+    return [
+        Piece("run", tile, size, "embedded", LAYERS, gather(image, tile.read), gather(content, tile.read))
+        for tile in plan_tiles(*size, grid, halo=layer.margin, align=layer.stride)
+    ]
+
+
+def derivative(sums):
+    return Here(cotangents(sums, measure_style(picture(1)), RECIPE, LAYERS)[1])
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_gradient_by_a_kept_graph_is_that_by_one_made_again(keep):
+    worker, piece = Worker(SPEC), pieces()[0]
+    sums = run(GramSums(piece, keep), worker)
+    by = derivative(sums)
+    again = run(ImageGradient(piece, by))
+    light = replace(piece, pixels=None if keep else piece.pixels, content=None)
+    found = run(ImageGradient(light, by), worker)
+    assert np.array_equal(found, again)
+    assert found.shape == piece.pixels.shape and found.dtype == np.float32 and np.abs(found).max() > 0
+
+
+def test_sums_travel_without_their_graph():
+    sums = run(GramSums(pieces()[0], keep=True))
+    assert all(not tensor.requires_grad and tensor.device.type == "cpu" for tensor in sums.tensors)
+    there = pickle.loads(pickle.dumps(sums))
+    assert all(torch.equal(a, b) for a, b in zip(there.tensors, sums.tensors, strict=True))
+
+
+def test_a_worker_that_has_not_met_the_tile_says_so():
+    """It lacks the content for the first half, and the pixels or the content for the second."""
+    piece = pieces()[0]
+    by = derivative(run(GramSums(piece, False)))
+    stranger = Worker(SPEC)
+    assert run(GramSums(replace(piece, content=None), True), stranger) is None
+    assert run(ImageGradient(replace(piece, content=None), by), stranger) is None
+    assert run(ImageGradient(replace(piece, content=None, pixels=None), by), stranger) is None
+    assert run(ImageGradient(piece, by), stranger) is not None
+
+
+def test_a_graph_serves_once():
+    """The second half must not meet a graph of an earlier image."""
+    worker, piece = Worker(SPEC), pieces()[0]
+    by = derivative(run(GramSums(piece, True), worker))
+    light = replace(piece, pixels=None, content=None)
+    assert run(ImageGradient(light, by), worker) is not None
+    assert run(ImageGradient(light, by), worker) is None
+
+
+def test_an_old_graph_gives_way_to_a_newer_image():
+    worker, piece = Worker(SPEC), pieces()[0]
+    by = derivative(run(GramSums(piece, True), worker))
+    newer = replace(piece, pixels=piece.pixels * 0.5, content=None)
+    run(GramSums(newer, False), worker)
+    assert np.array_equal(
+        run(ImageGradient(newer, by), worker), run(ImageGradient(replace(piece, pixels=newer.pixels), by))
+    )
+
+
+def test_a_tile_is_known_by_its_number_and_its_run():
+    worker, (first, second, *_) = Worker(SPEC), pieces()
+    run(GramSums(first, True), worker)
+    assert run(GramSums(replace(second, content=None), True), worker) is None
+    assert run(GramSums(replace(first, content=None), True), worker) is not None
+    assert run(GramSums(replace(first, content=None, run="another"), True), worker) is None
+
+
+def test_of_a_tile_only_its_content_and_its_kept_graph_stay():
+    worker, piece = Worker(SPEC), pieces()[0]
+    by = derivative(run(GramSums(piece, True), worker))
+    assert set(worker.left_by("run")) == {("content", 0), ("graph", 0)}
+    run(ImageGradient(replace(piece, pixels=None, content=None), by), worker)
+    assert set(worker.left_by("run")) == {("content", 0)}

@@ -1,0 +1,25 @@
+"""Tiny networks for tests: weights are drawn, nothing is learnt."""
+
+import torch
+
+from parallel_nst.networks.backbones.base import Embedded
+from parallel_nst.recipe import LayerWeights
+
+WIDTHS = ((4, 4), (6, 6), (8,))
+LAYERS = LayerWeights(style={"relu1_1": 1.0, "relu2_1": 1.0, "relu3_1": 1.0}, content={"relu2_2": 1.0})
+
+
+def tiny_state(seed=0, widths=WIDTHS):
+    """Weights of a small embedded backbone, scaled so that features keep their size from layer to layer."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for key, value in Embedded(widths).state_dict().items():
+        scale = (2 / value[0].numel()) ** 0.5 if value.dim() == 4 else 0.1
+        state[key] = torch.randn(value.shape, generator=generator) * scale
+    return state
+
+
+def tiny_backbone(dtype=torch.float64):
+    backbone = Embedded(WIDTHS)
+    backbone.load_state_dict(tiny_state())
+    return backbone.requires_grad_(False).to(dtype)

@@ -1,0 +1,343 @@
+"""`pnst tile-run` as a program among real Ray processes: nodes that it joins, workers that die, runs that are stopped.
+
+Every process of a test carries a mark of its own in its environment, by which it is found again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from parallel_nst.workers.pool import Pinned
+from parallel_nst.workers.worker import Progress, Worker, WorkerSpec
+
+pytestmark = pytest.mark.slow
+
+PNST = (sys.executable, "-m", "parallel_nst")
+RAY = (sys.executable, "-m", "ray.scripts.scripts")
+MARK = "PNST_TEST_MARK"
+DEADLINE = 240.0  # seconds until which anything must have happened, on a busy machine too
+GONE = 15.0  # seconds within which the last Ray process must have left
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
+    """The first true value of `condition`; fails when there is none in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.03)
+    return pytest.fail(f"not within {seconds:.0f} s: {what}")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with two small pictures, and the environment of every process of one test."""
+
+    folder: Path
+    ray_folder: Path
+    mark: str = field(default_factory=lambda: secrets.token_hex(8))
+    runs: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        own = {"HOME": str(self.folder), "RAY_TMPDIR": str(self.ray_folder), "RAY_AUTH_MODE": "disabled"}
+        return {**kept, **own, MARK: self.mark}
+
+    def start(self, *command: str, output: int, **more: str) -> subprocess.Popen[str]:
+        """A process in a session of its own, in the folder."""
+        run = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment | more,
+            stdout=output,
+            stderr=output,
+            text=True,
+            start_new_session=True,
+        )
+        self.runs.append(run)
+        return run
+
+    def stylise(self, *options: str, output: str = "painted.png", **more: str) -> subprocess.Popen[str]:
+        """`pnst tile-run` of the two pictures."""
+        names = "--content", "content.png", "--style", "style.png", "--output", output
+        return self.start(*PNST, "tile-run", *names, "--json", *options, output=subprocess.PIPE, **more)
+
+    def end(self) -> None:
+        """Kill whatever is left."""
+        for process in self.processes():
+            process.kill()
+        for run in self.runs:
+            run.communicate()
+
+    def processes(self) -> list[psutil.Process]:
+        """All that this test has started and that are still there."""
+        return [process for process in psutil.process_iter() if self.owns(process)]
+
+    def owns(self, process: psutil.Process) -> bool:
+        try:
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            return alive and process.environ().get(MARK) == self.mark
+        except psutil.Error:
+            return False
+
+    def called(self, text: str) -> list[psutil.Process]:
+        """Processes of this test with `text` at the beginning of their title or in their program's name."""
+        found = []
+        for process in self.processes():
+            try:
+                title = (process.cmdline() or [""])[0]
+            except psutil.Error:
+                continue
+            if title.startswith(text) or Path(title).name == text:
+                found.append(process)
+        return found
+
+
+def pictures(folder: Path) -> None:
+    random = np.random.default_rng(0)
+    for name, size in (("content.png", (48, 64)), ("style.png", (56, 48))):
+        Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8)).save(folder / name)
+
+
+@pytest.fixture(scope="module")
+def ray_folder() -> Iterator[Path]:
+    """A short name: Ray's sockets lie in it, and the path of a socket is short."""
+    folder = Path(tempfile.mkdtemp(prefix="pnst", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def place(tmp_path: Path, ray_folder: Path) -> Iterator[Place]:
+    """SIGINT is heard by the programs that are started, even where this one was started with SIGINT ignored."""
+    pictures(tmp_path)
+    place = Place(tmp_path, ray_folder)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield place
+    signal.signal(signal.SIGINT, before)
+    place.end()
+
+
+def result(run: subprocess.Popen[str]) -> dict[str, Any]:
+    """The report of a run that ended well."""
+    out, err = run.communicate(timeout=DEADLINE)
+    assert run.returncode == 0, err
+    report: dict[str, Any] = json.loads(out)
+    return report
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Two Ray daemons of one CPU each."""
+
+    address: str
+    daemons: tuple[subprocess.Popen[str], ...]
+
+    def at_work(self, place: Place) -> set[int]:
+        """Which daemons (by process id) have workers for this test's runs."""
+        ours = {daemon.pid for daemon in self.daemons}
+        busy = set()
+        for process in psutil.process_iter():
+            try:
+                if (process.cmdline() or [""])[0].startswith("ray::RayWorker"):
+                    busy |= ours & {parent.pid for parent in process.parents()}
+            except psutil.Error:
+                continue
+        return busy
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory, ray_folder: Path) -> Iterator[Nodes]:
+    with two_nodes(Place(tmp_path_factory.mktemp("nodes"), ray_folder)) as nodes:
+        yield nodes
+
+
+@contextmanager
+def two_nodes(place: Place) -> Iterator[Nodes]:
+    """A head and another, until they are no longer wanted."""
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    common = "--block", "--num-cpus=1", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000"
+    common += ("--disable-usage-stats",)
+    head = "--head", f"--port={port}", "--include-dashboard=false"
+    daemons = [start_daemon(place, *head, *common)]
+    try:
+        until(lambda: answers(port), "the head answers")
+        daemons.append(start_daemon(place, f"--address={address}", *common))
+        until(lambda: len(place.called("raylet")) == 2, "two raylets")
+        yield Nodes(address, tuple(daemons))
+    finally:
+        place.end()  # never `ray stop`: it ends every Ray of the machine
+
+
+def start_daemon(place: Place, *options: str) -> subprocess.Popen[str]:
+    """`ray start`; what it says goes nowhere, lest a full pipe stop it."""
+    return place.start(*RAY, "start", *options, output=subprocess.DEVNULL)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+QUICK = ("--size", "64", "--scales", "1", "--steps", "60", "--overlap", "8", "--tiles", "2x2")
+
+
+@pytest.mark.parametrize("way", ["option", "environment", "auto"])
+def test_the_nodes_of_a_cluster_are_joined(place: Place, nodes: Nodes, way: str) -> None:
+    given = {"option": ("--address", nodes.address), "environment": (), "auto": ("--address", "auto")}[way]
+    more = {"RAY_ADDRESS": nodes.address} if way == "environment" else {}
+    run = place.stylise(*QUICK, *given, **more)
+    seen: set[int] = set()
+    while run.poll() is None:
+        seen |= nodes.at_work(place)
+        time.sleep(0.05)
+    report = result(run)
+    assert (report["workers"], report["threads"]) == (2, 1)
+    assert seen == {daemon.pid for daemon in nodes.daemons}
+    assert pixels(place.folder / "painted.png").shape == (48, 64, 3)
+    assert not place.called("raylet")
+    assert all(daemon.poll() is None for daemon in nodes.daemons)
+    until(lambda: not nodes.at_work(place), "workers have left the cluster", GONE)
+
+
+def test_a_cluster_is_not_joined_unasked(place: Place, nodes: Nodes) -> None:
+    run = place.stylise(*QUICK, "--workers", "2")
+    seen, own = set(), False
+    while run.poll() is None:
+        seen |= nodes.at_work(place)
+        own = own or bool(place.called("gcs_server"))
+        time.sleep(0.05)
+    result(run)
+    assert own
+    assert seen == set()
+
+
+def test_a_killed_worker_does_not_change_the_picture(place: Place) -> None:
+    options = ("--size", "64", "--scales", "1", "--steps", "40", "--overlap", "8", "--tiles", "4", "--workers", "2")
+    result(place.stylise(*options, output="undisturbed.png"))
+    run = place.stylise(*options)
+    victim = until(lambda: place.called("ray::RayWorker.run"), "a worker with a tile")[0]
+    victim.send_signal(signal.SIGKILL)
+    result(run)
+    np.testing.assert_array_equal(pixels(place.folder / "painted.png"), pixels(place.folder / "undisturbed.png"))
+    until(lambda: not place.processes(), "all processes have left", GONE)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """Takes its time; the process id, and how many of its pin have been in that process before."""
+
+    pin: int
+
+    def run(self, worker: Worker) -> Generator[Progress, None, tuple[int, int]]:
+        left = worker.left_by("visits")
+        left[self.pin] = left.get(self.pin, -1) + 1
+        time.sleep(0.5)
+        return os.getpid(), left[self.pin]
+        yield
+
+
+def visit(address: str) -> None:
+    """Two calls of sixteen tasks of four pins, each result a line as soon as it is there."""
+    from parallel_nst.workers.ray.pool import RayCluster, RayPool
+
+    pool = RayPool(RayCluster(address, 0), WorkerSpec("cpu", "float32", 1, {}), 2)
+    for call in range(2):
+        for index, found in pool.map_pinned([Pinned(n % 4, Visit(n % 4)) for n in range(16)]):
+            print(json.dumps([call, index, *found]), flush=True)
+    pool.close()
+
+
+def test_pinned_tasks_go_on_when_a_node_is_lost(place: Place) -> None:
+    """On the node that is left, and in the next call they find there what they left."""
+    with two_nodes(place) as nodes:
+        run = place.start(sys.executable, __file__, nodes.address, output=subprocess.PIPE)
+        assert run.stdout is not None
+        first = json.loads(run.stdout.readline())
+        until(lambda: len(nodes.at_work(place)) == 2, "both nodes have a worker")
+        node = psutil.Process(nodes.daemons[1].pid)
+        for process in [node, *node.children(recursive=True)]:
+            process.kill()
+        out, err = run.communicate(timeout=DEADLINE)
+        assert run.returncode == 0, err
+    told = [line for line in out.splitlines() if line.startswith("[")]  # Ray tells of the node in between
+    results = [first, *map(json.loads, told)]
+    assert sorted((call, index) for call, index, _, _ in results) == [(c, n) for c in range(2) for n in range(16)]
+    assert len({process for call, _, process, _ in results if call == 1}) == 1
+    visits = {pin: [n for call, index, _, n in results if call == 1 and index % 4 == pin] for pin in range(4)}
+    assert all(found == list(range(found[0], found[0] + 4)) for found in visits.values())
+    assert min(found[0] for found in visits.values()) > 0
+
+
+def long_up(place: Place) -> bool:
+    """A raylet is there that has had the time to start."""
+    return any(time.time() - process.create_time() > 6 for process in place.called("raylet"))
+
+
+MOMENTS: dict[str, Callable[[Place, float], Any]] = {
+    "starting": lambda place, age: age > 0.7,
+    "Ray starting": lambda place, age: place.called("gcs_server"),
+    "coarse scales": lambda place, age: long_up(place),
+    "tiles": lambda place, age: place.called("ray::RayWorker.run"),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_leaves_nothing_behind(place: Place, moment: str) -> None:
+    before = set(place.folder.iterdir())
+    growth = "0" if moment == "tiles" else "1000"
+    options = ("--size", "90", "--scales", "2", "--step-growth", growth, "--steps", "100", "--tiles", "2x2")
+    run = place.stylise(*options, "--workers", "2")
+    began = time.monotonic()
+    until(lambda: MOMENTS[moment](place, time.monotonic() - began), moment)
+    assert run.poll() is None
+    os.killpg(run.pid, signal.SIGINT)
+    stopped = time.monotonic()
+    out, err = run.communicate(timeout=60)
+    seconds = time.monotonic() - stopped
+    until(lambda: not place.processes(), "all processes have left", GONE)
+    print(f"Ctrl-C ({moment}): {seconds:.1f} s, {time.monotonic() - stopped:.1f} s until the last process has left")
+    assert (run.returncode, out, err.splitlines()[-1:]) == (130, "", ["pnst: stopped"])
+    assert "Traceback" not in err
+    assert seconds < 10
+    assert set(place.folder.iterdir()) == before
+
+
+if __name__ == "__main__":
+    visit(sys.argv[1])

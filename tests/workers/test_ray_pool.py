@@ -1,0 +1,710 @@
+"""The pool of Ray actors: the results of the pool of one, whatever happens to the workers, and nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Timer
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import ray.cloudpickle
+import torch
+from tiny_networks import LAYERS, tiny_state
+
+from parallel_nst.files.images import Picture
+from parallel_nst.painting.scale_run import Status, Watch
+from parallel_nst.painting.stylize import Stylised, stylize
+from parallel_nst.painting.tasks import MeasureStyle, OptimiseTile
+from parallel_nst.painting.tiles.geometry import whole_tile
+from parallel_nst.recipe import Recipe, TilingSpec
+from parallel_nst.workers.pool import Failed, Here, Pinned, SerialPool, Shared, only
+from parallel_nst.workers.ray import actors
+from parallel_nst.workers.ray import cluster as ray_cluster
+from parallel_nst.workers.ray import pool as ray_pool
+from parallel_nst.workers.ray.actors import Job, Slot
+from parallel_nst.workers.ray.cluster import LEAST_OBJECT_STORE, START_TRIES
+from parallel_nst.workers.ray.pool import (
+    CLUSTERS,
+    IN_FLIGHT,
+    MAX_TRIES,
+    RayCluster,
+    RayPool,
+    check_address,
+    in_one_place,
+)
+from parallel_nst.workers.ray.shared_values import RayShared, payload
+from parallel_nst.workers.worker import Progress, Task, Worker, WorkerSpec
+
+# Ray neither waits for the processes that it kills nor closes its log files.
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:subprocess \d+ is still running:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+]
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
+
+AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+STEPS = 3
+SPEC = WorkerSpec("cpu", "float32", 1, {"embedded": tiny_state()})
+RECIPE = Recipe(steps=STEPS)
+
+
+def picture(seed: int, height: int = 32, width: int = 40) -> np.ndarray:
+    return np.random.default_rng(seed).random((3, height, width), np.float32)
+
+
+@dataclass
+class Lease:
+    """A pool, and how the world looked before it was opened."""
+
+    pool: RayPool
+    home: Path
+    environment: dict[str, str | None]
+    memory: set[str]
+    others: set[psutil.Process]
+
+
+def children() -> set[psutil.Process]:
+    """All processes below this one; other tests may have left some, such as multiprocessing's tracker of resources."""
+    return set(psutil.Process().children(recursive=True))
+
+
+def shared_memory() -> set[str]:
+    """Names of what lies in the machine's shared memory."""
+    place = Path("/dev/shm")
+    return {file.name for file in place.iterdir()} if place.exists() else set()
+
+
+@pytest.fixture(scope="module")
+def lease(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lease]:
+    """A local pool of two workers of one thread each, whose single tasks go to an actor too."""
+    home = tmp_path_factory.mktemp("home")
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        before, memory, others = {key: os.environ.get(key) for key in AUTH}, shared_memory(), children()
+        pool = RayPool(RayCluster(None, 2), SPEC, 2)
+        yield Lease(pool, home, before, memory, others)
+        pool.close()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def pool(lease: Lease) -> RayPool:
+    return lease.pool
+
+
+@pytest.fixture
+def serial() -> Iterator[SerialPool]:
+    threads = torch.get_num_threads()
+    yield SerialPool(SPEC)
+    torch.set_num_threads(threads)
+
+
+def process_ids(pool: RayPool) -> set[int]:
+    """Of the workers that are up."""
+    return {pid for _, (_, pid) in pool.map([Echo(n) for n in range(20)])}
+
+
+def full_crew(pool: RayPool) -> set[int]:
+    """Process ids once both workers are up."""
+    assert within(120, lambda: len(process_ids(pool)) == 2)
+    return process_ids(pool)
+
+
+def measure_style(pixels: np.ndarray) -> MeasureStyle:
+    height, width = pixels.shape[1:]
+    return MeasureStyle(pixels, whole_tile(height, width), (height, width), "embedded", LAYERS)
+
+
+def tiles(serial: SerialPool, count: int) -> list[Task]:
+    style = only(serial.map([measure_style(picture(0))])).targets
+    pictures = [picture(1 + n, 32 + 8 * n) for n in range(count)]
+    return [OptimiseTile(p, p, style, LAYERS, RECIPE, whole_tile(*p.shape[1:]), p.shape[1:], STEPS) for p in pictures]
+
+
+@dataclass(frozen=True)
+class Echo:
+    """Reports `steps` steps whose loss is its value, then returns value and process id."""
+
+    value: int
+    steps: int = 1
+
+    def run(self, worker: Worker) -> Generator[Progress, None, tuple[int, int]]:
+        for step in range(1, self.steps + 1):
+            yield Progress(step, self.steps, float(self.value))
+        return self.value, os.getpid()
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Kills its worker in mid-task the first `deaths` times; a file counts them."""
+
+    file: Path
+    deaths: int
+
+    def run(self, worker: Worker) -> Generator[Progress, None, int]:
+        yield Progress(1, 2, float(os.getpid()))
+        with self.file.open("a") as file:
+            file.write("x")
+        if self.file.stat().st_size <= self.deaths:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield Progress(2, 2, float(os.getpid()))
+        return self.file.stat().st_size
+
+
+class Mistake(ValueError):
+    """An error of a kind that only this module knows."""
+
+
+@dataclass(frozen=True)
+class Failing:
+    """Raises in its second step."""
+
+    def run(self, worker: Worker) -> Generator[Progress, None, None]:
+        yield Progress(1, 2, 0.0)
+        raise Mistake("the tile is no good")
+
+
+@dataclass(frozen=True)
+class Remember:
+    """Adds the mean of its pixels to the last of what earlier tasks of `run` with this name have left; all of them."""
+
+    name: int
+    pixels: np.ndarray
+    run_name: str = "run"
+
+    def run(self, worker: Worker) -> Generator[Progress, None, np.ndarray]:
+        left = worker.left_by(self.run_name)
+        means = left.get(self.name, np.zeros((1, 3), np.float32))
+        mean = worker.image(self.pixels).mean((0, 2, 3)).numpy()
+        left[self.name] = np.concatenate([means, means[-1:] + mean])
+        return left[self.name]
+        yield
+
+
+@dataclass(frozen=True)
+class Log:
+    """Adds its value to the list that earlier tasks of `run` have left -> process id and the list so far."""
+
+    value: int
+    run_name: str
+
+    def run(self, worker: Worker) -> Generator[Progress, None, tuple[int, tuple[int, ...]]]:
+        seen = worker.left_by(self.run_name).setdefault("seen", [])
+        seen.append(self.value)
+        return os.getpid(), tuple(seen)
+        yield
+
+
+@dataclass(frozen=True)
+class Ticking:
+    """Writes to its file for a minute."""
+
+    file: Path
+
+    def run(self, worker: Worker) -> Generator[Progress, None, None]:
+        for step in range(600):
+            with self.file.open("a") as file:
+                file.write("x")
+            time.sleep(0.1)
+            yield Progress(step, 600, 0.0)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sums of shared arrays, and whether they are views of memory that others share."""
+
+    parts: tuple[Shared, ...]
+
+    def run(self, worker: Worker) -> Generator[Progress, None, tuple[list[float], bool]]:
+        arrays = [part.get() for part in self.parts]
+        return [float(array.sum()) for array in arrays], not any(array.flags.writeable for array in arrays)
+        yield
+
+
+def within(seconds: float, condition: Callable[[], Any]) -> bool:
+    end = time.monotonic() + seconds
+    while not (held := bool(condition())) and time.monotonic() < end:
+        time.sleep(0.05)
+    return held
+
+
+def test_tiles_are_those_of_the_serial_pool_bit_for_bit(pool: RayPool, serial: SerialPool) -> None:
+    tasks = tiles(serial, 3)
+    expected, found = dict(serial.map(tasks)), dict(pool.map(tasks))
+    assert sorted(found) == [0, 1, 2]
+    for index, tile in expected.items():
+        np.testing.assert_array_equal(found[index].pixels, tile.pixels)
+        assert found[index].loss == tile.loss
+
+
+def test_measurements_are_those_of_the_serial_pool(pool: RayPool, serial: SerialPool) -> None:
+    task = measure_style(picture(5))
+    expected, found = only(serial.map([task])), only(pool.map([task]))
+    assert found.positions == expected.positions
+    for name, gram in expected.grams.items():
+        assert torch.equal(found.grams[name], gram)
+    assert found.powers == expected.powers
+
+
+def test_both_workers_work_and_live_on(pool: RayPool) -> None:
+    first = full_crew(pool)
+    assert process_ids(pool) == first
+    assert os.getpid() not in first
+
+
+def test_progress_carries_the_index_of_its_task(pool: RayPool) -> None:
+    seen: list[tuple[int, Progress]] = []
+    values = [7, 3, 5, 1]
+    tasks = [Echo(value, steps=4) for value in values]
+    results = dict(pool.map(tasks, lambda index, progress: seen.append((index, progress))))
+    assert {index: value for index, (value, _) in results.items()} == dict(enumerate(values))
+    assert all(progress.loss == values[index] for index, progress in seen)
+    last = {index: progress.step for index, progress in seen}
+    assert last == dict.fromkeys(range(4), 4)  # the last step is always told
+
+
+def test_no_tasks_give_no_results(pool: RayPool) -> None:
+    assert list(pool.map([])) == []
+
+
+def test_a_single_task_can_run_in_this_process(lease: Lease) -> None:
+    cluster = lease.pool._cluster
+    here = RayPool(cluster, SPEC, 2, here=SPEC)
+    seen: list[int] = []
+    assert only(here.map([Echo(4)], lambda index, _: seen.append(index))) == (4, os.getpid())
+    assert seen == [0]
+    for slot in here._slots:
+        slot.dismiss()
+
+
+def remembering(pins: int, rounds: int, name: str) -> list[Pinned]:
+    return [Pinned(n % pins, Remember(n % pins, picture(n), name)) for n in range(pins * rounds)]
+
+
+def test_pinned_results_are_those_of_the_serial_pool_bit_for_bit(pool: RayPool, serial: SerialPool) -> None:
+    """Tasks that use what earlier ones of their pin have left, in this call and the one before."""
+    tasks = remembering(5, 3, "bits")
+    for _ in range(2):
+        expected, found = dict(serial.map_pinned(tasks)), dict(pool.map_pinned(tasks))
+        assert sorted(found) == list(range(15))
+        for index, means in expected.items():
+            np.testing.assert_array_equal(found[index], means)
+    assert len(expected[14]) == 7
+
+
+def test_a_pin_keeps_its_worker_and_tasks_their_order(pool: RayPool) -> None:
+    full_crew(pool)
+    pins = [0, 3, 2, 1, 1, 0, 5, 4, 3, 7]
+    results: dict[int, tuple[int, tuple[int, ...]]] = {}
+    for call in range(2):
+        results |= {
+            call * 10 + index: found
+            for index, found in pool.map_pinned(
+                [Pinned(pin, Log(call * 10 + n, "order")) for n, pin in enumerate(pins)]
+            )
+        }
+    workers = {pin % 2: results[index][0] for index, pin in enumerate(pins)}
+    assert workers[0] != workers[1]
+    for slot in (0, 1):
+        mine = [call * 10 + n for call in range(2) for n, pin in enumerate(pins) if pin % 2 == slot]
+        assert {results[index][0] for index in mine} == {workers[slot]}
+        assert [results[index][1] for index in mine] == [tuple(mine[: n + 1]) for n in range(len(mine))]
+
+
+def test_a_worker_has_two_pinned_tasks_at_most_and_one_of_others(
+    pool: RayPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[int] = []
+    send = Slot.send
+
+    def spy(slot: Slot, job: Job) -> None:
+        send(slot, job)
+        loads.append(len(slot.jobs))
+
+    monkeypatch.setattr(Slot, "send", spy)
+    assert len(list(pool.map_pinned([Pinned(n, Echo(n)) for n in range(12)]))) == 12
+    assert (len(loads), max(loads)) == (12, IN_FLIGHT)
+    loads.clear()
+    assert len(list(pool.map([Echo(n) for n in range(12)]))) == 12
+    assert (len(loads), max(loads)) == (12, 1)
+
+
+def test_what_a_killed_worker_had_left_is_lost_and_the_others_go_on(pool: RayPool, tmp_path: Path) -> None:
+    """Order is kept, and a death counts only as a try of the task that the worker was at."""
+    full_crew(pool)
+    first, second = Deadly(tmp_path / "first", MAX_TRIES - 1), Deadly(tmp_path / "second", 1)
+    deadly = [Log(0, "death"), first, second, *(Log(n, "death") for n in (3, 4, 5))]
+    others = [Log(n, "death") for n in range(6, 11)]
+    results = dict(pool.map_pinned([*(Pinned(0, task) for task in deadly), *(Pinned(1, task) for task in others)]))
+    assert sorted(results) == list(range(11))
+    assert [index for index in results if index < len(deadly)] == list(range(len(deadly)))
+    assert (results[1], results[2]) == (MAX_TRIES, 2)
+    before, after = results[0], results[5]
+    assert before[0] != after[0]
+    assert (before[1], after[1]) == ((0,), (3, 4, 5))
+    assert len({results[n][0] for n in range(6, 11)}) == 1
+    assert results[10][1] == (6, 7, 8, 9, 10)
+
+
+def test_a_worker_that_dies_between_calls_is_replaced(pool: RayPool) -> None:
+    full_crew(pool)
+    tasks = [Pinned(n, Log(n, "between")) for n in (0, 1)]
+    first = dict(pool.map_pinned(tasks))
+    os.kill(first[0][0], signal.SIGKILL)
+    second = dict(pool.map_pinned(tasks))
+    assert second[0][1] == (0,)
+    assert second[1] == (first[1][0], (1, 1))
+
+
+def test_a_pinned_task_that_kills_every_worker_is_given_up(pool: RayPool, tmp_path: Path) -> None:
+    """And only it: the one that waits behind it in the same worker is not blamed."""
+    file = tmp_path / "deaths"
+    with pytest.raises(RuntimeError, match=rf"^tile 1 lost its worker {MAX_TRIES} times: [^\n]+$"):
+        list(pool.map_pinned([Pinned(0, Deadly(file, 99)), Pinned(0, Echo(1)), Pinned(0, Echo(2))]))
+    assert file.stat().st_size == MAX_TRIES
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_tasks_do_not_go_on_for_nobody(pool: RayPool, tmp_path: Path, pinned: bool) -> None:
+    full_crew(pool)
+    file = tmp_path / "ticks"
+    tasks: list[Any] = [Echo(0), Ticking(file), Ticking(file), Ticking(file)]
+    results = pool.map_pinned([Pinned(n % 2, task) for n, task in enumerate(tasks)]) if pinned else pool.map(tasks)
+    with closing(results):  # type: ignore[type-var]  # a generator
+        assert next(results)[0] == 0
+        assert within(120, file.exists)
+    time.sleep(1)  # the time that a kill takes
+    size = file.stat().st_size
+    time.sleep(1)
+    assert file.stat().st_size == size
+
+
+def test_tasks_of_one_pin_can_run_in_this_process(lease: Lease) -> None:
+    """Not, however, where an actor may hold what earlier ones have left."""
+    here = RayPool(lease.pool._cluster, SPEC, 2, here=SPEC)
+    tasks = [Pinned(3, Log(n, "here")) for n in range(3)]
+    for call in range(2):
+        results = dict(here.map_pinned(tasks))
+        assert {process for process, _ in results.values()} == {os.getpid()}
+        assert results[2][1] == (0, 1, 2) * (call + 1)
+    assert here.moved == 0
+    for slot in lease.pool._slots:  # for there are but two cores
+        slot.dismiss()
+    assert len(dict(here.map_pinned([Pinned(n, Log(n, "there")) for n in range(4)]))) == 4
+    assert only(here.map_pinned([Pinned(3, Log(4, "there"))]))[1] == (1, 3, 4)
+    assert only(here.map([Echo(0)]))[1] == os.getpid()
+    assert only(here.map_pinned([Pinned(3, Log(4, "here"))]))[1] == (0, 1, 2, 0, 1, 2, 4)
+    for slot in here._slots:
+        slot.dismiss()
+
+
+def test_workers_that_cannot_be_built_are_an_error_in_one_line(lease: Lease) -> None:
+    """And another call tries again."""
+    broken = RayPool(lease.pool._cluster, WorkerSpec("cpu", "float32", 0, {}), 2)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"^workers cannot start: .*set_num_threads[^\n]*$"):
+            list(broken.map([Echo(0), Echo(1)]))
+
+
+def test_workers_that_do_not_fit_are_an_error_in_one_line(lease: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_pool, "START_SECONDS", 0.3)
+    large = RayPool(lease.pool._cluster, WorkerSpec("cpu", "float32", 99, {}), 1)
+    with pytest.raises(RuntimeError, match=r"^no worker could start within 0 s; free are .* needs 99 CPU[^\n]*$"):
+        list(large.map_pinned([Pinned(0, Echo(0)), Pinned(1, Echo(1))]))
+    large._slots[0].dismiss()
+
+
+def stored() -> float:
+    """Bytes in use of the object store, as its node last told."""
+    total: float = ray.cluster_resources()["object_store_memory"]
+    free: float = ray.available_resources()["object_store_memory"]
+    return total - free
+
+
+def test_a_shared_value_is_put_once_and_freed_with_its_handle(pool: RayPool) -> None:
+    full_crew(pool)
+    assert within(60, lambda: stored() < 1e6)
+    before, megabytes = pool.moved, 24.0
+    ones, twos = pool.share(np.ones(3_000_000, np.float32)), pool.share(np.full(3_000_000, 2, np.float32))
+    assert ones.get().sum() == 3e6  # here already
+    assert pool.moved == before
+    results = dict(pool.map([Sum((ones, twos, ones))] * 6))
+    assert results == dict.fromkeys(range(6), ([3e6, 6e6, 3e6], True))
+    assert pool.moved - before == megabytes * 1e6
+    assert within(60, lambda: megabytes * 1e6 <= stored() < 1.1 * megabytes * 1e6), stored()
+    assert twos.get().sum() == 6e6
+    del ones
+    assert within(60, lambda: stored() < 0.6 * megabytes * 1e6)
+    del twos
+    assert within(60, lambda: stored() < 1e6)
+
+
+def test_moved_are_the_arrays_of_tasks_and_results(pool: RayPool) -> None:
+    before = pool.moved
+    tasks = remembering(2, 1, "moved")
+    results = dict(pool.map_pinned(tasks))
+    assert pool.moved - before == 2 * picture(0).nbytes + sum(result.nbytes for result in results.values())
+
+
+def test_an_error_inside_a_task_arrives_as_itself(pool: RayPool) -> None:
+    with pytest.raises(Mistake, match=r"^the tile is no good$"):
+        list(pool.map([Failing(), Echo(1)]))
+
+
+def test_the_pool_works_after_an_error(pool: RayPool) -> None:
+    """What was running beside the failed task is not mistaken for a result of the next call."""
+    with pytest.raises(Mistake):
+        list(pool.map([Failing(), *(Echo(n, steps=50) for n in range(3))]))
+    assert sorted(value for _, (value, _) in pool.map([Echo(n) for n in (10, 11, 12)])) == [10, 11, 12]
+
+
+def test_the_pool_works_after_results_were_left_unread(pool: RayPool) -> None:
+    next(pool.map([Echo(n) for n in range(6)]))
+    assert dict(pool.map([Echo(20), Echo(21)])).keys() == {0, 1}
+
+
+def test_a_killed_worker_is_replaced_and_its_task_run_again(pool: RayPool, tmp_path: Path) -> None:
+    before = full_crew(pool)
+    results = dict(pool.map([Deadly(tmp_path / "deaths", 1), *(Echo(n) for n in range(5))]))
+    assert results[0] == 2  # tries
+    assert [results[index][0] for index in range(1, 6)] == [0, 1, 2, 3, 4]
+    assert len(full_crew(pool) - before) == 1
+
+
+def test_tiles_are_the_same_when_a_worker_dies(pool: RayPool, serial: SerialPool, tmp_path: Path) -> None:
+    tasks = tiles(serial, 3)
+    expected = dict(serial.map(tasks))
+    found = dict(pool.map([*tasks, Deadly(tmp_path / "deaths", 2)]))
+    for index, tile in expected.items():
+        np.testing.assert_array_equal(found[index].pixels, tile.pixels)
+
+
+def paint(pool: RayPool | SerialPool, watch: Watch | None = None) -> Stylised:
+    """A small picture in four exact tiles, one of which each worker computes twice a step."""
+    content, style = (Picture(picture(seed, 64, 80).transpose(1, 2, 0).copy()) for seed in (5, 6))
+    tiling = TilingSpec(tiles="2x2", whole=0)
+    return stylize(content, style, Recipe(size=80, scales=1, steps=6, layers=LAYERS, tiling=tiling), pool, watch)
+
+
+def kill(process: int) -> None:
+    with suppress(ProcessLookupError):  # an earlier timer's victim, not yet missed
+        os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("deaths", [(), (1,), (2, 4), (1, 2, 3, 4, 5)])
+def test_an_exact_run_comes_out_the_same_whenever_workers_die(
+    pool: RayPool, serial: SerialPool, deaths: tuple[int, ...]
+) -> None:
+    """Workers are killed while a later step is being computed: with them go the graphs and the content's features."""
+    expected = paint(serial)
+    seen: list[int] = []
+
+    def watch(status: Status) -> None:
+        seen.append(status.step)
+        if status.step in deaths:
+            victim = sorted(p.pid for p in psutil.Process().children(recursive=True) if "RayWorker" in p.name())[0]
+            Timer(0.03 * status.step, kill, (victim,)).start()
+
+    result = paint(pool, Watch(on_status=watch))
+    assert seen == [1, 2, 3, 4, 5, 6]
+    assert np.array_equal(result.picture.pixels, expected.picture.pixels) and result.loss == expected.loss
+    full_crew(pool)
+
+
+def test_a_task_that_kills_every_worker_is_given_up(pool: RayPool, tmp_path: Path) -> None:
+    file = tmp_path / "deaths"
+    with pytest.raises(RuntimeError, match=rf"^tile 2 lost its worker {MAX_TRIES} times: [^\n]+$"):
+        list(pool.map([Echo(1), Deadly(file, 99)]))
+    assert file.stat().st_size == MAX_TRIES
+    assert sorted(value for _, (value, _) in pool.map([Echo(1), Echo(2)])) == [1, 2]
+
+
+def test_others_go_on_without_a_task_that_kills_every_worker(pool: RayPool, tmp_path: Path) -> None:
+    file = tmp_path / "deaths"
+    found = dict(pool.map([Echo(1), Deadly(file, 99), *(Echo(n) for n in range(2, 7))], keep_going=True))
+    assert isinstance(found[1], Failed) and found[1].reason and "\n" not in found[1].reason
+    assert file.stat().st_size == MAX_TRIES
+    assert [found[index][0] for index in (0, 2, 3, 4, 5, 6)] == [1, 2, 3, 4, 5, 6]
+    full_crew(pool)
+
+
+def test_nothing_is_left_behind(lease: Lease) -> None:
+    """The last test of the pool: it closes it."""
+    started = children() - lease.others
+    names = {process.name() for process in started}
+    assert {"raylet", "gcs_server"} <= names
+    lease.pool.close()
+    assert within(10, lambda: not any(is_alive(process) for process in started)), names
+    assert not (lease.home / ".ray").exists()
+    assert {key: os.environ.get(key) for key in AUTH} == lease.environment
+    assert shared_memory() <= lease.memory
+    assert CLUSTERS == []
+    lease.pool.close()  # twice does no harm
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_closing_does_not_wait_for_the_start_and_another_can_follow() -> None:
+    began = time.monotonic()
+    RayPool(RayCluster(None, 1), SPEC, 1).close()
+    assert time.monotonic() - began < 0.5
+    again = RayPool(RayCluster(None, 1), SPEC, 1)
+    assert only(again.map([Echo(6)]))[0] == 6
+    again.close()
+    assert CLUSTERS == []
+
+
+def test_a_start_that_failed_is_tried_again_and_few_workers_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two workers only one has a core: it gets the tasks of both."""
+    get_node, others = ray._private.services.get_node, children()
+    answers = iter([RayStarvedError("the node timed out")])
+
+    def first_fails(*args: Any) -> Any:
+        if (error := next(answers, None)) is not None:
+            raise error
+        return get_node(*args)
+
+    monkeypatch.setattr(ray._private.services, "get_node", first_fails)
+    monkeypatch.setattr(actors, "REPLACE_SECONDS", 0.2)
+    pool = RayPool(RayCluster(None, 1, store=1), SPEC, 2)
+    results = dict(pool.map_pinned([Pinned(n, Log(n, "few")) for n in range(5)]))
+    assert len({process for process, _ in results.values()}) == 1
+    assert {index: seen[-1] for index, (_, seen) in results.items()} == {n: n for n in range(5)}
+    assert pool.size == 2
+    assert ray.cluster_resources()["object_store_memory"] == LEAST_OBJECT_STORE
+    started = [process for process in children() - others if is_alive(process)]
+    names = Counter(process.name() for process in started)
+    assert (names["raylet"], names["gcs_server"]) == (1, 1)
+    pool.close()
+    assert within(10, lambda: not any(is_alive(process) for process in started)), names
+    del pool
+    gc.collect()  # here, where warnings of what Ray leaves unclosed are expected
+
+
+class RayStarvedError(Exception):
+    """In place of Ray's own, which is a bare Exception too."""
+
+
+def test_a_start_that_fails_again_is_an_error_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def fail(**options: Any) -> None:
+        tries.append(options["num_cpus"])
+        raise RayStarvedError("the node timed out\nand more")
+
+    monkeypatch.setattr(ray_cluster.ray, "init", fail)
+    cluster = RayCluster(None, 1)
+    with pytest.raises(ValueError, match=r"^Ray could not start here: the node timed out; --workers 1 needs no Ray$"):
+        cluster.wait()
+    assert len(tries) == START_TRIES
+    cluster.close()
+    assert CLUSTERS == []
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """Something with arrays at several depths."""
+
+    pixels: np.ndarray
+    grams: dict[str, torch.Tensor]
+    more: tuple[Any, ...] = ()
+
+
+def test_payload_counts_arrays_wherever_they_are() -> None:
+    pixels, gram = np.zeros((3, 4, 5), np.float32), torch.zeros(6, 6, dtype=torch.float64)
+    assert payload(pixels) == 240
+    assert payload(pixels[:, ::2]) == 120
+    assert (
+        payload(Parcel(pixels, {"a": gram, "b": gram[0]}, ([pixels], Here(gram), "name", 7))) == 240 * 2 + 288 * 2 + 48
+    )
+    assert payload(RayShared(pixels, print)) == 0  # counted where it is put
+    assert payload(Parcel) == 0
+    assert payload([1, "pixels", None]) == 0
+
+
+@pytest.mark.parametrize(
+    ("pins", "one"), [([], False), ([None], True), ([None, None], False), ([4], True), ([4, 4], True), ([4, 6], False)]
+)
+def test_what_is_for_one_worker(pins: list[int | None], one: bool) -> None:
+    assert in_one_place([Job(index, Echo(0), pin) for index, pin in enumerate(pins)]) is one
+
+
+class Stage:
+    """An actor that notes what it is given."""
+
+    def __init__(self) -> None:
+        self.values: list[int] = []
+        self.run = SimpleNamespace(remote=self.take)
+
+    def take(self, task: Echo) -> object:
+        self.values.append(task.value)
+        return object()
+
+
+def test_jobs_go_to_their_slots_in_order_and_to_others_when_one_is_given_up() -> None:
+    """Without Ray: every actor finishes its oldest job in each round."""
+    pool = RayPool(RayCluster.__new__(RayCluster), SPEC, 3)
+    stages = [Stage() for _ in range(3)]
+    for slot, stage in zip(pool._slots, stages, strict=True):
+        slot.actor = stage
+    jobs = [Job(n, Echo(n), pin) for n, pin in enumerate([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0, 1, 1, 1])]
+    pool._slots[1].starting = object()
+    pool._slots[1].since = time.monotonic()
+    given: defaultdict[int, list[int]] = defaultdict(list)
+    for rounds in range(20):
+        jobs = pool._hand_out(jobs, IN_FLIGHT)
+        assert all(len(slot.jobs) <= IN_FLIGHT for slot in pool._slots)
+        if rounds == 10:  # its own slots have run dry, slot 1 is still starting: its jobs wait
+            assert [job.index for job in jobs] == [1, 4, 7, 10, 12, 13, 14]
+            pool._slots[1].since -= actors.REPLACE_SECONDS
+        for slot in pool._slots:
+            for stream in list(slot.jobs)[:1]:
+                given[slot.jobs.pop(stream).pin % 3].append(1)
+    assert jobs == []
+    assert [len(given[home]) for home in range(3)] == [5, 7, 3]
+    assert stages[1].values == []
+    assert stages[0].values == [0, 3, 6, 9, 11, 1, 7, 12, 13, 14]
+    assert stages[2].values == [2, 5, 8, 4, 10]
+
+
+@pytest.mark.parametrize(
+    "address", ["", "localhost", "ray://localhost:10001", "10.0.0.1:", ":6379", "a:b", "http://x:1"]
+)
+def test_a_malformed_address_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match=rf"^address is '{address}'; give auto or host:port") as caught:
+        check_address(address)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("port", ["1", "99999"])
+def test_an_address_where_nothing_answers_is_refused(port: str) -> None:
+    with pytest.raises(ValueError, match=rf"^no Ray answers at 127.0.0.1:{port} .*ray start --head") as caught:
+        RayCluster(f"127.0.0.1:{port}", 0)
+    assert "\n" not in str(caught.value)
+    assert CLUSTERS == []
+
+
+def test_an_address_that_answers_is_accepted() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        check_address(f"127.0.0.1:{server.getsockname()[1]}")
+    check_address("auto")
