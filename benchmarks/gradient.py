@@ -15,7 +15,8 @@ import torch
 from scene import Scene
 from torch import Tensor
 
-from parallel_nst.painting.gatys.objective import Sums, cotangents, measure_content, measure_sums, pull_back
+from parallel_nst.painting.gatys.objective import cotangents
+from parallel_nst.painting.gatys.sums import FeatureSums, measure_content, measure_sums, pull_back
 from parallel_nst.painting.tiles.geometry import Tile, gather, plan_tiles, scatter_add
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.opening import open_pool, usable_cores
@@ -38,7 +39,7 @@ class Blocks:
         part = gather(self._image, tile.read)
         return measure_content(self._scene.backbone, part, self._scene.layers.content, torch.float32)
 
-    def _sums(self, tile: Tile, part: Tensor) -> Sums:
+    def _sums(self, tile: Tile, part: Tensor) -> FeatureSums:
         scene = self._scene
         content = self._content[tile.index]
         return measure_sums(scene.backbone, part, content, tile, scene.content.size, scene.layers, torch.float32)

@@ -16,7 +16,7 @@ import scene as scenes
 import torch
 from scene import Grid, Scene
 
-from parallel_nst.painting.gatys.objective import Iteration, Objective, minimise
+from parallel_nst.painting.gatys.minimise import Iteration, Objective, minimise
 from parallel_nst.painting.gatys.optimizers import make_optimizer
 from parallel_nst.painting.planning.forecast import ScaleForecast, scale_forecast
 from parallel_nst.painting.planning.profile import profile

@@ -20,13 +20,15 @@ import scene as scenes
 import torch
 from scene import Scene
 
-from parallel_nst.painting.exact import TiledObjective
-from parallel_nst.painting.gatys.objective import Iteration, cotangents, minimise
+from parallel_nst.painting.exact.hub import TiledObjective
+from parallel_nst.painting.gatys.minimise import Iteration, minimise
+from parallel_nst.painting.gatys.objective import cotangents
 from parallel_nst.painting.gatys.optimizers import make_optimizer, resize_state
 from parallel_nst.painting.planning.forecast import measured_speed, moved, seconds_of, tile_flops
+from parallel_nst.painting.planning.memory import parse_memory
 from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.scales import FRAME, Budget, ScalePlan
-from parallel_nst.painting.planning.tilings import exact_tiling, parse_memory
+from parallel_nst.painting.planning.tilings import exact_tiling
 from parallel_nst.painting.tiles.geometry import plan_tiles, scatter_add
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.opening import usable_cores

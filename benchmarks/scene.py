@@ -30,11 +30,13 @@ from parallel_nst.networks.backbones.base import (
     deepest,
 )
 from parallel_nst.networks.backbones.registry import State, build_backbone, load_weights
-from parallel_nst.painting.exact import TiledObjective
-from parallel_nst.painting.gatys.objective import LocalObjective, StyleTargets, measure_content
+from parallel_nst.painting.exact.hub import TiledObjective
+from parallel_nst.painting.gatys.objective import LocalObjective
+from parallel_nst.painting.gatys.style import StyleTargets
+from parallel_nst.painting.gatys.sums import measure_content
 from parallel_nst.painting.planning.forecast import seconds_of
 from parallel_nst.painting.planning.scales import FRAME, Framed, Scale, ScalePlan, chosen_layers, framed
-from parallel_nst.painting.stylize import measured_style
+from parallel_nst.painting.style_targets import measured_style
 from parallel_nst.painting.tiles.geometry import plan_tiles, whole_tile
 from parallel_nst.recipe import LayerWeights, Recipe
 from parallel_nst.workers.opening import resolved_dtype

@@ -20,7 +20,8 @@ from parallel_nst.jobs.picture import untiled
 from parallel_nst.networks.backbones.registry import build_backbone, load_weights
 from parallel_nst.painting.planning.scales import chosen_layers, plan_scales
 from parallel_nst.painting.stylize import budget_for, stylize
-from parallel_nst.painting.tiles.geometry import Tile, overlap_sharpness, step_ratio
+from parallel_nst.painting.tiles.geometry import Tile
+from parallel_nst.painting.tiles.seams import overlap_sharpness, step_ratio
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers.opening import open_pool
 from parallel_nst.workers.worker import WorkerSpec

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from parallel_nst.files.images import Picture, fit
 from parallel_nst.networks.backbones.registry import build_backbone
-from parallel_nst.painting.exact import first_iteration
-from parallel_nst.painting.gatys.objective import Iteration, Objective, minimise
+from parallel_nst.painting.exact.hub import first_iteration
+from parallel_nst.painting.gatys.minimise import Iteration, Objective, minimise
 from parallel_nst.painting.gatys.optimizers import make_optimizer
 from parallel_nst.painting.planning.scales import FRAME, ScaleResult
 from parallel_nst.painting.stylize import enlarged

@@ -99,7 +99,7 @@ def asked(
     tiling: dict[str, str | None],
 ) -> Question:
     """The options as values; ValueError, in one line, for a wrong one."""
-    from parallel_nst.painting.planning.tilings import parse_memory
+    from parallel_nst.painting.planning.memory import parse_memory
 
     width, height = parse_picture(size)
     base = Recipe.load(path) if path else Recipe()
@@ -175,7 +175,8 @@ def answered(question: Question) -> Answer:
 def memory_of_worker(question: Question, cores: int) -> tuple[int, tuple[str, ...]]:
     """Bytes that a worker may take, and what was assumed. Workers beyond this machine's cores are taken to be on other
     machines of its kind."""
-    from parallel_nst.painting.planning.tilings import driver_bytes, machine_memory, memory_text, worker_share
+    from parallel_nst.painting.planning.footprint import driver_bytes, worker_share
+    from parallel_nst.painting.planning.memory import machine_memory, memory_text
 
     if question.memory is not None:
         return question.memory, ()
@@ -198,7 +199,7 @@ def memory_of_worker(question: Question, cores: int) -> tuple[int, tuple[str, ..
 
 def driver_note(need: int) -> tuple[str, ...]:
     """A word where this machine could not be the driver."""
-    from parallel_nst.painting.planning.tilings import machine_memory, memory_text
+    from parallel_nst.painting.planning.memory import machine_memory, memory_text
 
     have = machine_memory()
     return (f"driver: this machine has only {memory_text(have)}",) if need > have else ()
@@ -229,7 +230,7 @@ def as_json(answer: Answer) -> str:
 
 def show(answer: Answer, console: Console) -> None:
     """A heading, a table of the scales, and what holds for all of them."""
-    from parallel_nst.painting.planning.tilings import memory_text
+    from parallel_nst.painting.planning.memory import memory_text
 
     question, needs = answer.question, answer.forecast
     if not console.is_terminal:

@@ -14,9 +14,10 @@ import psutil  # type: ignore[import-untyped]
 
 from parallel_nst.files.images import Picture, check_output, fit, read_image, resize, write_image
 from parallel_nst.networks.backbones.registry import build_backbone, load_weights
+from parallel_nst.painting.planning.footprint import driver_bytes, worker_share
+from parallel_nst.painting.planning.memory import parse_memory
 from parallel_nst.painting.planning.scales import chosen_layers, final_size, most_tiles, settled
-from parallel_nst.painting.planning.tilings import driver_bytes, parse_memory, worker_share
-from parallel_nst.painting.scale_run import OnStatus, Watch
+from parallel_nst.painting.scale_run import OnStatus, RunCallbacks
 from parallel_nst.painting.snapshots import Snapshot, load_snapshot, save_snapshot
 from parallel_nst.painting.stylize import Stylised, budget_for, stylize
 from parallel_nst.recipe import Recipe
@@ -213,9 +214,9 @@ def resumed(job: PictureJob, identity: str, notify: Callable[[str], None]) -> Sn
     return snapshot
 
 
-def watch_of(job: PictureJob, identity: str, on_status: OnStatus | None) -> Watch:
+def watch_of(job: PictureJob, identity: str, on_status: OnStatus | None) -> RunCallbacks:
     """Progress, previews and snapshots as the job wants them."""
-    return Watch(
+    return RunCallbacks(
         on_status=on_status,
         preview_every=job.preview_every or 0,
         on_preview=lambda pixels: write_preview(job.preview, pixels),

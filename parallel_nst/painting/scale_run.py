@@ -11,18 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parallel_nst.painting.exact import first_iteration, stylize_exact
-from parallel_nst.painting.gatys.objective import Iteration, Minimum
+from parallel_nst.painting.exact.hub import first_iteration, stylize_exact
+from parallel_nst.painting.gatys.minimise import Iteration, Minimum
 from parallel_nst.painting.gatys.optimizers import pack, unpack
-from parallel_nst.painting.independent import (
-    Exchange,
-    first_exchange,
-    stylize_independent,
-    stylize_synchronised,
-)
+from parallel_nst.painting.independent.alone import Exchange, first_exchange, stylize_independent, stylize_synchronised
+from parallel_nst.painting.independent.tasks import OptimisedTile
+from parallel_nst.painting.named_tensors import prefixed
 from parallel_nst.painting.planning.scales import Scale, ScalePlan, ScaleResult, unframed
-from parallel_nst.painting.snapshots import Snapshot, prefixed
-from parallel_nst.painting.tasks import OptimisedTile
+from parallel_nst.painting.snapshots import Snapshot
 from parallel_nst.painting.tiles.geometry import gather
 from parallel_nst.recipe import LayerWeights, Recipe
 from parallel_nst.workers.pool import Pool
@@ -30,7 +26,7 @@ from parallel_nst.workers.worker import Progress
 
 
 @dataclass(frozen=True)
-class Status:
+class RunStatus:
     """How far a run is: number of the scale and of tiles done at it, the step and loss of the tile that reported (or of
     the whole picture), steps of the whole picture per second at this scale (0: not known yet), and the share of all
     arithmetic that is done (0 to 1)."""
@@ -46,11 +42,11 @@ class Status:
     steps_per_second: float = 0.0
 
 
-OnStatus = Callable[[Status], None]
+OnStatus = Callable[[RunStatus], None]
 
 
 @dataclass(frozen=True)
-class Watch:
+class RunCallbacks:
     """What a caller wants to be told while a run goes on. Steps are counted over all scales.
 
     on_preview: the image (H, W, 3) every `preview_every` steps; on_snapshot: where the run stands every
@@ -80,10 +76,10 @@ class Beginning:
         return taken
 
 
-class Stage:
+class ScaleRun:
     """One scale of a run."""
 
-    def __init__(self, plans: Sequence[ScalePlan], number: int, watch: Watch) -> None:
+    def __init__(self, plans: Sequence[ScalePlan], number: int, watch: RunCallbacks) -> None:
         self.plan = plans[number]
         self._watch, self._number, self._scales = watch, number, len(plans)
         self._total = sum(plan.work for plan in plans)
@@ -181,7 +177,7 @@ class Stage:
             return
         work = self._before + sum(n * tile.read.area for n, tile in zip(self._done, plan.tiles, strict=True))
         self._watch.on_status(
-            Status(
+            RunStatus(
                 scale=self._number + 1,
                 scales=self._scales,
                 tiles_done=sum(step == plan.steps for step in self._done),

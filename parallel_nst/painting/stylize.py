@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from parallel_nst.files.images import Picture, resize
-from parallel_nst.networks.backbones.base import Backbone, deepest
+from parallel_nst.networks.backbones.base import Backbone
 from parallel_nst.networks.backbones.registry import build_backbone
-from parallel_nst.painting.exact import TiledObjective
-from parallel_nst.painting.gatys.objective import StyleSums, StyleTargets
+from parallel_nst.painting.exact.hub import TiledObjective
 from parallel_nst.painting.gatys.optimizers import resize_state
+from parallel_nst.painting.planning.footprint import worker_share
+from parallel_nst.painting.planning.memory import machine_memory
 from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.scales import (
     FRAME,
@@ -33,16 +34,13 @@ from parallel_nst.painting.planning.scales import (
     plan_scales,
     unframed,
 )
-from parallel_nst.painting.planning.tilings import machine_memory, worker_share
-from parallel_nst.painting.scale_run import Beginning, Stage, Watch
+from parallel_nst.painting.scale_run import Beginning, RunCallbacks, ScaleRun
 from parallel_nst.painting.snapshots import Snapshot
-from parallel_nst.painting.tasks import MeasureStyle
-from parallel_nst.painting.tiles.geometry import plan_tiles, step_ratio
+from parallel_nst.painting.style_targets import measured_style
+from parallel_nst.painting.tiles.seams import step_ratio
 from parallel_nst.recipe import LayerWeights, Recipe
 from parallel_nst.workers.pool import Pool
 from parallel_nst.workers.worker import WorkerSpec
-
-STYLE_TILE = 1024  # px, side above which a style image is measured in tiles
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def stylize(
     style: Picture,
     recipe: Recipe,
     pool: Pool,
-    watch: Watch | None = None,
+    watch: RunCallbacks | None = None,
     *,
     budget: Budget | None = None,
     resume: Snapshot | None = None,
@@ -92,7 +90,7 @@ def stylize(
     del resume
     blending = 0.0
     for number in range(first, len(plans)):
-        stage = Stage(plans, number, watch or Watch())
+        stage = ScaleRun(plans, number, watch or RunCallbacks())
         scale = scale_of(content, style, plans[number], recipe, layers, backbone, pool)
         result = stage.run(begin, scale, recipe, layers, pool)
         blending += result.blend_seconds
@@ -144,20 +142,6 @@ def scale_of(
     """The work of one scale. The style image is measured at this scale too."""
     targets = measured_style(framed(style.pixels, plan.style_size), recipe, layers, backbone, pool)
     return Scale(framed(content.pixels, plan.size), targets, plan.steps, plan.tiles, plan.kept)
-
-
-def measured_style(style: Framed, recipe: Recipe, layers: LayerWeights, backbone: Backbone, pool: Pool) -> StyleTargets:
-    """What the style image asks for; a large one is measured in tiles, which changes nothing but rounding."""
-    height, width = style.size
-    layer = deepest(backbone, {**layers.style, **layers.content})
-    grid = -(-height // STYLE_TILE), -(-width // STYLE_TILE)
-    tiles = plan_tiles(height, width, grid, halo=layer.margin, align=layer.stride)
-    tasks = [MeasureStyle(style.read(tile.read), tile, style.size, recipe.backbone, layers) for tile in tiles]
-    parts: list[StyleSums] = [result for _, result in sorted(pool.map(tasks), key=lambda part: part[0])]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total.targets
 
 
 def enlarged(result: ScaleResult, size: Size) -> Beginning:

@@ -26,7 +26,8 @@ from parallel_nst.networks.generators.base import Generator
 from parallel_nst.networks.generators.published import build_generator
 from parallel_nst.networks.generators.transformer import VGG16_ENCODER, VGGDecoder
 from parallel_nst.painting.gatys.losses import content_sums, gram_sums, style_loss, variation_sums, wide
-from parallel_nst.painting.gatys.objective import StyleTargets, measure_style, weighted_mean
+from parallel_nst.painting.gatys.objective import weighted_mean
+from parallel_nst.painting.gatys.style import StyleTargets, measure_style
 from parallel_nst.painting.tiles.geometry import Rect, whole_tile
 from parallel_nst.recipe import LayerWeights, check_bounds, knob
 from parallel_nst.training.objective import Batch, Losses, Phase

@@ -12,16 +12,12 @@ from tiny_networks import LAYERS, tiny_state
 from parallel_nst.networks.backbones import registry as checkpoints
 from parallel_nst.networks.backbones.base import VGG, Layer, ResNet, SqueezeNet, deepest
 from parallel_nst.networks.backbones.registry import BackboneEntry, build_backbone
-from parallel_nst.painting.exact import TiledObjective, first_iteration, kept_tiles, stylize_exact
-from parallel_nst.painting.gatys.objective import (
-    Iteration,
-    LocalObjective,
-    finish,
-    measure_content,
-    measure_style,
-    minimise,
-)
+from parallel_nst.painting.exact.hub import TiledObjective, first_iteration, kept_tiles, stylize_exact
+from parallel_nst.painting.gatys.minimise import Iteration, finish, minimise
+from parallel_nst.painting.gatys.objective import LocalObjective
 from parallel_nst.painting.gatys.optimizers import make_optimizer
+from parallel_nst.painting.gatys.style import measure_style
+from parallel_nst.painting.gatys.sums import measure_content
 from parallel_nst.painting.planning.scales import FRAME, Framed, Scale
 from parallel_nst.painting.tiles.geometry import plan_tiles, whole_tile
 from parallel_nst.recipe import LayerWeights, Recipe

@@ -11,8 +11,8 @@ from tiny_networks import LAYERS, tiny_backbone, tiny_state
 
 from parallel_nst.networks.backbones.base import deepest
 from parallel_nst.networks.backbones.registry import BACKBONES, load_weights
-from parallel_nst.painting.exact import TiledObjective
-from parallel_nst.painting.gatys.objective import measure_style
+from parallel_nst.painting.exact.hub import TiledObjective
+from parallel_nst.painting.gatys.style import measure_style
 from parallel_nst.painting.planning.forecast import forecast, measured_speed, untrained
 from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.scales import FRAME, Budget, Scale, framed, plan_scales

@@ -8,21 +8,11 @@ import torch
 from tiny_networks import LAYERS, tiny_backbone
 
 from parallel_nst.networks.backbones.base import deepest
-from parallel_nst.painting.gatys.objective import (
-    Iteration,
-    LocalObjective,
-    Minimum,
-    StyleSums,
-    cotangents,
-    finish,
-    measure_content,
-    measure_style,
-    minimise,
-    pull_back,
-    total_loss,
-    weighted_mean,
-)
+from parallel_nst.painting.gatys.minimise import Iteration, Minimum, finish, minimise
+from parallel_nst.painting.gatys.objective import LocalObjective, cotangents, total_loss, weighted_mean
 from parallel_nst.painting.gatys.optimizers import Optimizer, lbfgs, make_optimizer
+from parallel_nst.painting.gatys.style import StyleSums, measure_style
+from parallel_nst.painting.gatys.sums import measure_content, pull_back
 from parallel_nst.painting.tiles.geometry import plan_tiles, whole_tile
 from parallel_nst.recipe import LayerWeights, Recipe
 

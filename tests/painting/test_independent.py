@@ -9,19 +9,13 @@ import torch
 from scattered import Scattered
 from tiny_networks import LAYERS, tiny_state
 
-from parallel_nst.painting.gatys.objective import LocalObjective, measure_content
-from parallel_nst.painting.independent import (
-    Blended,
-    first_exchange,
-    measured_grams,
-    own_targets,
-    shares,
-    stylize_independent,
-    stylize_synchronised,
-    tile_targets,
-)
+from parallel_nst.painting.gatys.objective import LocalObjective
+from parallel_nst.painting.gatys.sums import measure_content
+from parallel_nst.painting.independent.alone import Blended, first_exchange, stylize_independent, stylize_synchronised
+from parallel_nst.painting.independent.targets import MeasureGrams, measured_grams, own_targets, shares, tile_targets
+from parallel_nst.painting.independent.tasks import OptimisedTile, OptimiseTile
 from parallel_nst.painting.planning.scales import Framed, Scale
-from parallel_nst.painting.tasks import MeasureGrams, MeasureStyle, OptimisedTile, OptimiseTile
+from parallel_nst.painting.style_targets import MeasureStyle
 from parallel_nst.painting.tiles.geometry import gather, plan_tiles, whole_tile
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers.pool import SerialPool, only

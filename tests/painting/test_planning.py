@@ -13,18 +13,11 @@ import psutil
 import pytest
 
 from parallel_nst.networks.backbones.base import Layer
+from parallel_nst.painting.planning.cuts import sensible_grids
+from parallel_nst.painting.planning.footprint import PIXEL, driver_bytes, image_copies
+from parallel_nst.painting.planning.memory import group_memory, machine_memory, parse_memory
 from parallel_nst.painting.planning.profile import Profile, Rates
-from parallel_nst.painting.planning.tilings import (
-    PIXEL,
-    driver_bytes,
-    exact_tiling,
-    group_memory,
-    image_copies,
-    independent_tiling,
-    machine_memory,
-    parse_memory,
-    sensible_grids,
-)
+from parallel_nst.painting.planning.tilings import exact_tiling, independent_tiling
 from parallel_nst.painting.tiles.geometry import plan_tiles
 from parallel_nst.recipe import Recipe, TilingSpec
 
@@ -235,7 +228,7 @@ import numpy as np
 import torch
 import parallel_nst.workers.ray.pool, parallel_nst.files.images
 from parallel_nst.networks.backbones.registry import backbone_entry, load_weights
-from parallel_nst.painting.tasks import GramSums, ImageGradient, Piece
+from parallel_nst.painting.exact.tasks import GramSums, ImageGradient, Piece
 from parallel_nst.painting.tiles.geometry import gather, plan_tiles
 from parallel_nst.workers.worker import WorkerSpec
 from parallel_nst.workers.pool import Here, SerialPool, only

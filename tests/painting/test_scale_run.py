@@ -10,8 +10,8 @@ from scattered import Scattered
 from tiny_networks import LAYERS, tiny_state
 
 from parallel_nst.painting.planning.scales import FRAME, Framed, Scale, ScalePlan
-from parallel_nst.painting.scale_run import Beginning, Stage, Watch, exchange_of, finished_tiles
-from parallel_nst.painting.tasks import MeasureStyle
+from parallel_nst.painting.scale_run import Beginning, RunCallbacks, ScaleRun, exchange_of, finished_tiles
+from parallel_nst.painting.style_targets import MeasureStyle
 from parallel_nst.painting.tiles.geometry import plan_tiles, whole_tile
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers.pool import SerialPool, only
@@ -36,7 +36,7 @@ class Seen:
     packed: list = field(default_factory=list)
 
     def watch(self, previews=0, snapshots=0):
-        return Watch(
+        return RunCallbacks(
             self.status.append,
             previews,
             lambda pixels: self.previews.append(pixels.copy()),
@@ -68,7 +68,7 @@ def paint():
         plans = [plan(recipe, count, grid) for count in steps]
         scale = Scale(content, style, plans[number].steps, plans[number].tiles)
         begin = Beginning(snapshot=snapshot) if snapshot else Beginning(content.whole)
-        return Stage(plans, number, watch or Watch()).run(begin, scale, recipe, LAYERS, pool)
+        return ScaleRun(plans, number, watch or RunCallbacks()).run(begin, scale, recipe, LAYERS, pool)
 
     return run
 

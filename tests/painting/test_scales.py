@@ -24,7 +24,8 @@ from parallel_nst.painting.planning.scales import (
     settled,
     unframed,
 )
-from parallel_nst.painting.tiles.geometry import Rect, borders
+from parallel_nst.painting.tiles.geometry import Rect
+from parallel_nst.painting.tiles.seams import borders
 from parallel_nst.recipe import LayerWeights, Recipe, TilingSpec
 
 RECIPE = Recipe(size=48, steps=2, step_growth=0.5, scales=2, layers=LAYERS, tiling=TilingSpec(tiles="4", whole=40))

@@ -11,12 +11,14 @@ from tiny_networks import LAYERS, tiny_backbone, tiny_state
 
 from parallel_nst.files.images import Picture
 from parallel_nst.painting import stylize as module
-from parallel_nst.painting.gatys.objective import LocalObjective, measure_content
+from parallel_nst.painting.gatys.objective import LocalObjective
 from parallel_nst.painting.gatys.optimizers import make_optimizer
+from parallel_nst.painting.gatys.sums import measure_content
 from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.scales import FRAME, Budget, ScaleResult, framed
-from parallel_nst.painting.scale_run import Watch
-from parallel_nst.painting.stylize import enlarged, measured_style, resized, stylize, whole_loss
+from parallel_nst.painting.scale_run import RunCallbacks
+from parallel_nst.painting.style_targets import measured_style
+from parallel_nst.painting.stylize import enlarged, resized, stylize, whole_loss
 from parallel_nst.painting.tiles.geometry import whole_tile
 from parallel_nst.recipe import LayerWeights, Recipe, TilingSpec
 from parallel_nst.workers.pool import SerialPool
@@ -79,7 +81,7 @@ def test_what_the_content_carries_is_kept(pool):
 @pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
 def test_status_rises_to_the_end(pool, recipe):
     seen = []
-    painted(recipe, pool, watch=Watch(on_status=seen.append))
+    painted(recipe, pool, watch=RunCallbacks(on_status=seen.append))
     shares = [status.share for status in seen]
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1)
     last = seen[-1]
@@ -148,7 +150,7 @@ def test_workers_that_come_and_go_paint_the_same_picture(pool):
 def test_from_every_snapshot_of_every_scale_the_run_ends_in_the_same_picture(pool, recipe, optimizer):
     kept, previews = [], []
     recipe = replace(recipe, steps=3, optimizer=optimizer)
-    watch = Watch(None, 2, previews.append, 1, lambda snapshot: kept.append(pickle.dumps(snapshot)))
+    watch = RunCallbacks(None, 2, previews.append, 1, lambda snapshot: kept.append(pickle.dumps(snapshot)))
     expected = painted(recipe, pool, watch=watch)
     snapshots = [pickle.loads(each) for each in kept]
     assert {snapshot.scale for snapshot in snapshots} == {0, 1} and previews

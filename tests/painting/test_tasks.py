@@ -9,8 +9,11 @@ import torch
 from tiny_networks import LAYERS, tiny_state
 
 from parallel_nst.networks.backbones.base import deepest
+from parallel_nst.painting.exact.tasks import GramSums, ImageGradient, Piece
 from parallel_nst.painting.gatys.objective import cotangents
-from parallel_nst.painting.tasks import GramSums, ImageGradient, MeasureGrams, MeasureStyle, OptimiseTile, Piece
+from parallel_nst.painting.independent.targets import MeasureGrams
+from parallel_nst.painting.independent.tasks import OptimiseTile
+from parallel_nst.painting.style_targets import MeasureStyle
 from parallel_nst.painting.tiles.geometry import gather, plan_tiles, whole_tile
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.pool import Here, SerialPool, only, run_here

@@ -6,20 +6,17 @@ import math
 import numpy as np
 import pytest
 
+from parallel_nst.painting.tiles.blend import Blend, feather_mask
 from parallel_nst.painting.tiles.geometry import (
-    Blend,
     Rect,
-    borders,
-    feather_mask,
     gather,
     grid_of,
-    overlap_sharpness,
     plan_tiles,
     scatter_add,
     squarest_grid,
-    step_ratio,
     whole_tile,
 )
+from parallel_nst.painting.tiles.seams import borders, overlap_sharpness, step_ratio
 from parallel_nst.recipe import TilingSpec
 
 SIZES = [(1, 1), (3, 200), (64, 64), (97, 131), (256, 100)]

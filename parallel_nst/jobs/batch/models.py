@@ -18,8 +18,8 @@ from parallel_nst.networks.backbones.registry import State, build_backbone, load
 from parallel_nst.networks.generators.base import Generator
 from parallel_nst.networks.generators.registry import default_model, open_generator
 from parallel_nst.painting.generators.runs import Statistics, chosen_dtype
+from parallel_nst.painting.planning.footprint import PROCESS
 from parallel_nst.painting.planning.scales import chosen_layers
-from parallel_nst.painting.planning.tilings import PROCESS
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.worker import WorkerSpec
 

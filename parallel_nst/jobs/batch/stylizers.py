@@ -16,9 +16,9 @@ from parallel_nst.networks.backbones.registry import State, build_backbone
 from parallel_nst.networks.generators.base import Generator
 from parallel_nst.networks.generators.published import build_generator
 from parallel_nst.painting.generators.runs import Statistics, prepare, stylise
+from parallel_nst.painting.planning.footprint import worker_share
 from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.scales import Budget, chosen_layers, final_size, settled
-from parallel_nst.painting.planning.tilings import worker_share
 from parallel_nst.painting.stylize import carried, stylize
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.pool import SerialPool

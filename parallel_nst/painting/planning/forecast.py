@@ -15,18 +15,11 @@ import torch
 
 from parallel_nst.networks.backbones.base import VGG, VGG16_WIDTHS, VGG19_WIDTHS, Backbone, ResNet, SqueezeNet, deepest
 from parallel_nst.networks.backbones.registry import backbone_entry, build_backbone, load_weights
-from parallel_nst.painting.gatys.objective import Sums, measure_content, measure_sums, pull_back
+from parallel_nst.painting.gatys.sums import FeatureSums, measure_content, measure_sums, pull_back
+from parallel_nst.painting.planning.cuts import Cut, shared_out
+from parallel_nst.painting.planning.footprint import PIXEL, PROCESS, driver_bytes, exact_bytes, independent_bytes
 from parallel_nst.painting.planning.profile import Profile, counted_flops
 from parallel_nst.painting.planning.scales import FRAME, Budget, ScalePlan
-from parallel_nst.painting.planning.tilings import (
-    PIXEL,
-    PROCESS,
-    Cut,
-    driver_bytes,
-    exact_bytes,
-    independent_bytes,
-    shared_out,
-)
 from parallel_nst.painting.tiles.geometry import whole_tile
 from parallel_nst.recipe import LayerWeights, Recipe
 
@@ -188,7 +181,7 @@ def measured_speed(backbone: Backbone, layers: LayerWeights, dtype: torch.dtype,
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     content = measure_content(backbone, image, layers.content, dtype)
 
-    def forward() -> Sums:
+    def forward() -> FeatureSums:
         return measure_sums(backbone, image, content, whole_tile(*size), size, layers, dtype)
 
     def step() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from parallel_nst.files.images import Picture, fit, resize
 from parallel_nst.networks.backbones.base import Backbone, Layer, deepest
 from parallel_nst.networks.backbones.registry import backbone_entry
-from parallel_nst.painting.gatys.objective import StyleTargets
+from parallel_nst.painting.gatys.style import StyleTargets
 from parallel_nst.painting.planning.profile import Profile
 from parallel_nst.painting.planning.tilings import exact_tiling, independent_tiling
 from parallel_nst.painting.tiles.geometry import Rect, Tile, gather, grid_of, plan_tiles

@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parallel_nst.painting.gatys.objective import Iteration, Sums, cotangents, finish, minimise, total_loss
+from parallel_nst.painting.exact.tasks import GramSums, ImageGradient, Piece
+from parallel_nst.painting.gatys.minimise import Iteration, finish, minimise
+from parallel_nst.painting.gatys.objective import cotangents, total_loss
 from parallel_nst.painting.gatys.optimizers import make_optimizer
+from parallel_nst.painting.gatys.sums import FeatureSums
 from parallel_nst.painting.planning.scales import Scale, ScaleResult
-from parallel_nst.painting.tasks import GramSums, ImageGradient, Piece
 from parallel_nst.painting.tiles.geometry import Tile, gather, scatter_add
 from parallel_nst.recipe import LayerWeights, Recipe
 from parallel_nst.workers.pool import Pinned, Pool
@@ -51,7 +53,7 @@ class TiledObjective:
         loss, by = cotangents(sums, self._scale.style, self._recipe, self._layers)
         return loss, torch.from_numpy(self._gradient(pixels, by))[None]
 
-    def _sums(self, pixels: np.ndarray, keep: Collection[int]) -> Sums:
+    def _sums(self, pixels: np.ndarray, keep: Collection[int]) -> FeatureSums:
         """The picture's sums, added in float64."""
         met = self._content_sent
         light = [GramSums(self._piece(tile, pixels, met), tile.index in keep) for tile in self._tiles]
@@ -59,13 +61,13 @@ class TiledObjective:
             sums.to("cpu", torch.float64)
             for sums in self._in_order(light, lambda tile: GramSums(self._piece(tile, pixels), tile.index in keep))
         )
-        total: Sums = next(each)
+        total: FeatureSums = next(each)
         for sums in each:
             total = total + sums
         self._content_sent = True
         return total
 
-    def _gradient(self, pixels: np.ndarray, by: Sums) -> np.ndarray:
+    def _gradient(self, pixels: np.ndarray, by: FeatureSums) -> np.ndarray:
         """The gradient of the picture (3, H, W)."""
         shared = self._pool.share(by)
         light = [

@@ -13,10 +13,12 @@ from uuid import uuid4
 import numpy as np
 from torch import Tensor
 
-from parallel_nst.painting.gatys.objective import Grams
+from parallel_nst.painting.gatys.sums import Grams
+from parallel_nst.painting.independent.targets import measured_grams, shares, tile_targets
+from parallel_nst.painting.independent.tasks import OptimisedTile, OptimiseTile
 from parallel_nst.painting.planning.scales import Scale, ScaleResult
-from parallel_nst.painting.tasks import MeasureGrams, OptimisedTile, OptimiseTile
-from parallel_nst.painting.tiles.geometry import Blend, Tile, gather
+from parallel_nst.painting.tiles.blend import Blend
+from parallel_nst.painting.tiles.geometry import Tile, gather
 from parallel_nst.recipe import LayerWeights, Recipe
 from parallel_nst.workers.pool import OnProgress, Pinned, Pool
 
@@ -158,43 +160,3 @@ class Blended:
     @property
     def states(self) -> list[Mapping[str, Tensor] | None]:
         return [self._results[tile.index][2] for tile in self._tiles]
-
-
-def measured_grams(pixels: np.ndarray, scale: Scale, recipe: Recipe, layers: LayerWeights, pool: Pool) -> list[Grams]:
-    """Gram means of every tile of `pixels`; none are needed for plain targets."""
-    if recipe.tiling.targets == "plain" or len(scale.tiles) == 1:
-        return [{}] * len(scale.tiles)
-    size = scale.content.size
-    tasks = [
-        MeasureGrams(gather(pixels, tile.read), tile.written, size, recipe.backbone, layers) for tile in scale.tiles
-    ]
-    grams: list[Grams] = [{}] * len(tasks)
-    for index, measured in pool.map(tasks):
-        grams[index] = measured
-    return grams
-
-
-def tile_targets(scale: Scale, recipe: Recipe, grams: Sequence[Grams]) -> list[Grams]:
-    """What each tile aims at, given its Gram means: its own target, or the style's Gram means for all."""
-    if recipe.tiling.targets == "plain" or len(scale.tiles) == 1:
-        return [scale.style.grams] * len(scale.tiles)
-    return own_targets(scale.style.grams, shares(scale.tiles), grams)
-
-
-def own_targets(style: Grams, weights: Sequence[float], grams: Sequence[Grams]) -> list[Grams]:
-    """A target for each tile: what it is now plus what the picture as a whole still lacks, G_t + (G_style - G).
-
-    A tile thus keeps its own character, a sky its calm and a face its detail, where the plain target would make every
-    tile a small copy of the painting. The mean of the targets, by these weights, is the style's own Gram mean.
-    """
-    deficit = {
-        name: target - sum(weight * gram[name] for weight, gram in zip(weights, grams, strict=True))
-        for name, target in style.items()
-    }
-    return [{name: gram[name] + lack for name, lack in deficit.items()} for gram in grams]
-
-
-def shares(tiles: Sequence[Tile]) -> list[float]:
-    """Each core's share of the picture; they add up to 1."""
-    whole = sum(tile.core.area for tile in tiles)
-    return [tile.core.area / whole for tile in tiles]
