@@ -151,24 +151,28 @@ def answered(question: Question) -> Answer:
     """Plan the scales as a run would, and forecast them. ValueError when nothing fits the memory."""
     import torch
 
+    from parallel_nst.painting.gatys.features import FeatureReader
     from parallel_nst.painting.planning.forecast import forecast, measured_speed, untrained
     from parallel_nst.painting.planning.profile import profile
-    from parallel_nst.painting.planning.scales import Budget, chosen_layers, plan_scales
+    from parallel_nst.painting.planning.scales import plan_scales
+    from parallel_nst.painting.planning.tilings import Budget
+    from parallel_nst.painting.resolved import resolve
     from parallel_nst.workers.opening import resolved_dtype, usable_cores
 
     recipe, cores = question.recipe, usable_cores()
     backbone = untrained(recipe.backbone)
-    layers = chosen_layers(recipe, backbone)
-    dtype = resolved_dtype(recipe.dtype, "cpu")
-    costs = profile(backbone, layers.style, layers.content, getattr(torch, dtype))
+    resolved, dtype = resolve(recipe, backbone), resolved_dtype(recipe.dtype, "cpu")
+    reader = FeatureReader(backbone, resolved.layers, getattr(torch, dtype))
+    costs = profile(backbone, reader.layers.style, reader.layers.content, reader.dtype)
     memory, notes = memory_of_worker(question, cores)
-    plans = plan_scales(question.size, question.size, recipe, layers, backbone, Budget(question.workers, memory, costs))
+    budget = Budget(question.workers, memory, costs)
+    plans = plan_scales(question.size, question.size, resolved, budget)
     speed = question.speed
     if speed is None:
         threads = max(1, cores // min(question.workers, cores))
-        speed = measured_speed(backbone, layers, getattr(torch, dtype), threads)
+        speed = measured_speed(reader, threads)
         notes += (f"speed: measured here, {threads} thread{'s' * (threads != 1)} a worker",)
-    needs = forecast(plans, recipe, layers, backbone, Budget(question.workers, memory, costs), speed)
+    needs = forecast(plans, resolved, budget, speed)
     return Answer(question, dtype, memory, speed, needs, notes + driver_note(needs.driver_bytes))
 
 

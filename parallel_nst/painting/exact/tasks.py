@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parallel_nst.painting.gatys.sums import Extent, FeatureSums, measure_content, measure_sums, pull_back
+from parallel_nst.painting.gatys.features import reader_on
+from parallel_nst.painting.gatys.sums import FeatureSums, measure_sums, pull_back
+from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.tiles.geometry import Tile
-from parallel_nst.recipe import LayerWeights
 from parallel_nst.workers.pool import Shared
 from parallel_nst.workers.worker import Progress, Worker
 
@@ -20,16 +21,14 @@ from parallel_nst.workers.worker import Progress, Worker
 class Piece:
     """A tile of a picture that is optimised as one.
 
-    run: of which run and scale; what a worker has kept of another is dropped. size: of the picture, height and width.
+    run: of which run and scale; what a worker has kept of another is dropped.
     pixels, content: the tile's `read` rectangle of the image and of the content image (3, h, w). None: the worker has
     met it before; one that has not, because it took the place of one that died, gives None for a result.
     """
 
     run: str
     tile: Tile
-    size: Extent
-    backbone: str
-    layers: LayerWeights
+    resolved: ResolvedRecipe
     pixels: np.ndarray | None
     content: np.ndarray | None
 
@@ -80,11 +79,11 @@ def measure_piece(worker: Worker, piece: Piece) -> tuple[Tensor, FeatureSums] | 
     """A tile's image and its sums; None when the worker lacks its pixels or its content."""
     left = worker.left_by(piece.run)
     left.pop(("graph", piece.tile.index), None)
-    content, backbone = left.get(("content", piece.tile.index)), worker.backbone(piece.backbone)
+    content, reader = left.get(("content", piece.tile.index)), reader_on(worker, piece.resolved)
     if content is None and piece.content is not None:
-        content = measure_content(backbone, worker.image(piece.content), piece.layers.content, worker.dtype)
+        content = reader.read_content(worker.image(piece.content))
         left["content", piece.tile.index] = content
     if content is None or piece.pixels is None:
         return None
     image = worker.image(piece.pixels).requires_grad_()
-    return image, measure_sums(backbone, image, content, piece.tile, piece.size, piece.layers, worker.dtype)
+    return image, measure_sums(reader, image, content, piece.tile)

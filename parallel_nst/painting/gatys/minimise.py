@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from parallel_nst.errors import Diverged
 from parallel_nst.painting.gatys.optimizers import Optimizer
 
 
@@ -45,11 +46,16 @@ class Objective(Protocol):
 
 
 def minimise(objective: Objective, start: Iteration, optimizer: Optimizer, steps: int) -> Iterator[Iteration]:
-    """Take optimiser steps from `start` until `steps` are done, one iteration each."""
+    """Take optimiser steps from `start` until `steps` are done, one iteration each.
+
+    Diverged where the very first loss is not finite: nothing leads away from there.
+    """
     image, state, best, done = start.image, start.state, start.best, start.step
     del start
     for step in range(done + 1, steps + 1):
         value, gradient = objective.value_and_gradient(image)
+        if step == 1:
+            check_finite(value)
         if value < best.loss:
             best = Minimum(image, value)
         image, state = optimizer.step(state, image, value, gradient)
@@ -60,11 +66,13 @@ def finish(objective: Objective, end: Iteration) -> Minimum:
     """The last image or, if that is worse, the best image evaluated; clamped to [0, 1].
 
     The clamp stands here and not inside the loop, where it would contradict the curvature that L-BFGS has learnt.
+    Diverged where not even the best has a finite loss.
     """
     last = clamped(objective, end.image)
-    if last.loss <= end.best.loss:
-        return last
-    return min(last, clamped(objective, end.best.image), key=lambda minimum: minimum.loss)
+    if not last.loss <= end.best.loss:
+        last = min(last, clamped(objective, end.best.image), key=lambda minimum: minimum.loss)
+    check_finite(last.loss)
+    return last
 
 
 def clamped(objective: Objective, image: Tensor) -> Minimum:
@@ -72,3 +80,12 @@ def clamped(objective: Objective, image: Tensor) -> Minimum:
     image = image.clamp(0, 1)
     value = objective.value(image)
     return Minimum(image, math.inf if math.isnan(value) else value)
+
+
+def check_finite(loss: float) -> None:
+    """Diverged, in one line, for a loss that is not a number or infinite."""
+    if not math.isfinite(loss):
+        raise Diverged(
+            f"the loss is {loss}, at every picture that was tried; the network's weights may hold values that are not "
+            "finite, or a weight of the recipe may be too large: give other weights"
+        )

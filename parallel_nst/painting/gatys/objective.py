@@ -12,17 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from parallel_nst.networks.backbones.base import Backbone
+from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.losses import style_loss
 from parallel_nst.painting.gatys.style import StyleTargets
-from parallel_nst.painting.gatys.sums import Extent, FeatureSums, Grams, measure_sums, pull_back
+from parallel_nst.painting.gatys.sums import FeatureSums, Grams, measure_sums, pull_back
+from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.tiles.geometry import Tile
-from parallel_nst.recipe import LayerWeights, Recipe
 
 
-def total_loss(sums: FeatureSums, style: StyleTargets, recipe: Recipe, layers: LayerWeights) -> Tensor:
+def total_loss(sums: FeatureSums, style: StyleTargets, resolved: ResolvedRecipe) -> Tensor:
     """Style, content and total variation, each a mean over the whole picture and times its weight."""
-    counts = sums.positions
+    recipe, layers, counts = resolved.recipe, resolved.layers, sums.positions
     style_terms = {n: style_loss(sums.grams[n] / counts[n], style.grams[n], style.norms[n]) for n in layers.style}
     content_terms = {n: sums.content[n] / (counts[n] * style.powers[n]) for n in layers.content}
     total = recipe.style_weight * weighted_mean(style_terms, layers.style)
@@ -35,40 +35,35 @@ def weighted_mean(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> 
     return sum((weights[name] * term for name, term in terms.items()), torch.zeros(())) / sum(weights.values())
 
 
-def cotangents(
-    sums: FeatureSums, style: StyleTargets, recipe: Recipe, layers: LayerWeights
-) -> tuple[float, FeatureSums]:
+def cotangents(sums: FeatureSums, style: StyleTargets, resolved: ResolvedRecipe) -> tuple[float, FeatureSums]:
     """The loss of these sums and its derivative by each of them."""
     leaves = sums.holding([value.detach().requires_grad_() for value in sums.tensors])
-    loss = total_loss(leaves, style, recipe, layers)
+    loss = total_loss(leaves, style, resolved)
     return float(loss.detach()), sums.holding(list(torch.autograd.grad(loss, leaves.tensors)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LocalObjective:
     """The total loss of a tile by itself: of its core, with the rest of the image as context.
 
-    size: of the picture that the tile is part of; images and `content` are of its `read` rectangle.
+    Images and `content` are of the tile's `read` rectangle.
     """
 
-    backbone: Backbone
+    reader: FeatureReader
+    resolved: ResolvedRecipe
     style: StyleTargets
     content: Mapping[str, Tensor]
     tile: Tile
-    size: Extent
-    recipe: Recipe
-    layers: LayerWeights
-    dtype: torch.dtype
 
     def sums(self, image: Tensor) -> FeatureSums:
-        return measure_sums(self.backbone, image, self.content, self.tile, self.size, self.layers, self.dtype)
+        return measure_sums(self.reader, image, self.content, self.tile)
 
     @torch.no_grad()
     def measured(self, image: Tensor) -> tuple[float, Grams]:
         """The loss, and the Gram means by style layer."""
         sums = self.sums(image)
         grams = {name: gram / sums.positions[name] for name, gram in sums.grams.items()}
-        return float(total_loss(sums, self.style, self.recipe, self.layers)), grams
+        return float(total_loss(sums, self.style, self.resolved)), grams
 
     def value(self, image: Tensor) -> float:
         return self.measured(image)[0]
@@ -76,5 +71,5 @@ class LocalObjective:
     def value_and_gradient(self, image: Tensor) -> tuple[float, Tensor]:
         image = image.detach().requires_grad_()
         sums = self.sums(image)
-        loss, by = cotangents(sums, self.style, self.recipe, self.layers)
+        loss, by = cotangents(sums, self.style, self.resolved)
         return loss, pull_back(sums, image, by)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from parallel_nst.networks.backbones.base import Backbone
+from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.losses import gram_sums, wide
-from parallel_nst.painting.gatys.sums import Extent, Grams
+from parallel_nst.painting.gatys.sums import Grams
 from parallel_nst.painting.tiles.geometry import Tile
-from parallel_nst.recipe import LayerWeights
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,12 @@ class StyleSums:
             positions={name: count + other.positions[name] for name, count in self.positions.items()},
         )
 
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> StyleSums:
+        """On another device, in another precision."""
+        grams = {name: value.to(device, dtype) for name, value in self.grams.items()}
+        powers = {name: value.to(device, dtype) for name, value in self.powers.items()}
+        return replace(self, grams=grams, powers=powers)
+
     @property
     def targets(self) -> StyleTargets:
         grams = {name: (gram / self.positions[name]).to(gram.dtype) for name, gram in self.grams.items()}
@@ -59,14 +64,11 @@ class StyleSums:
 
 
 @torch.no_grad()
-def measure_style(
-    backbone: Backbone, image: Tensor, tile: Tile, size: Extent, layers: LayerWeights, dtype: torch.dtype
-) -> StyleSums:
-    """Over the core of a tile of a style image of this size. image: the tile's `read` rectangle."""
-    features = backbone(image, {**layers.style, **layers.content}, dtype)
-    cores = {n: f[(..., *tile.positions(backbone.layers[n].stride, *size))] for n, f in features.items()}
+def measure_style(reader: FeatureReader, image: Tensor, tile: Tile) -> StyleSums:
+    """Over the core of a tile of a style image. image: the tile's `read` rectangle."""
+    cores = {name: features[(..., *reader.core(name, tile))] for name, features in reader.read(image).items()}
     return StyleSums(
-        grams={name: gram_sums(cores[name]) for name in layers.style},
-        powers={name: wide(cores[name]).square().mean(1).sum() for name in layers.content},
+        grams={name: gram_sums(cores[name]) for name in reader.layers.style},
+        powers={name: wide(cores[name]).square().mean(1).sum() for name in reader.layers.content},
         positions={name: math.prod(core.shape[-2:]) for name, core in cores.items()},
     )

@@ -14,13 +14,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from parallel_nst.networks.backbones.base import Backbone
+from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.losses import content_sums, cut, gram_sums, variation_sums
 from parallel_nst.painting.tiles.geometry import Tile
-from parallel_nst.recipe import LayerWeights
 
 Grams = Mapping[str, Tensor]
-Extent = tuple[int, int]  # height and width in px
 
 
 @dataclass(frozen=True)
@@ -64,29 +62,13 @@ class FeatureSums:
         return self.holding([value.detach().to(device, dtype) for value in self.tensors])
 
 
-@torch.no_grad()
-def measure_content(
-    backbone: Backbone, content: Tensor, names: Mapping[str, float], dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """Features of the content layers, the targets of the content loss."""
-    return dict(backbone(content, names, dtype))
-
-
-def measure_sums(
-    backbone: Backbone,
-    image: Tensor,
-    content: Mapping[str, Tensor],
-    tile: Tile,
-    size: Extent,
-    layers: LayerWeights,
-    dtype: torch.dtype,
-) -> FeatureSums:
-    """Sums over the core of a tile of a picture of this size.
+def measure_sums(reader: FeatureReader, image: Tensor, content: Mapping[str, Tensor], tile: Tile) -> FeatureSums:
+    """Sums over the core of a tile of a picture.
 
     image: the tile's `read` rectangle; content: features of the same rectangle of the content image.
     """
-    features = backbone(image, {**layers.style, **layers.content}, dtype)
-    core = {name: tile.positions(backbone.layers[name].stride, *size) for name in features}
+    layers, features = reader.layers, reader.read(image)
+    core = {name: reader.core(name, tile) for name in features}
     return FeatureSums(
         grams={name: gram_sums(features[name], core[name]) for name in layers.style},
         content={

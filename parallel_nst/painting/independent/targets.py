@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
+from parallel_nst.painting.gatys.features import reader_on
 from parallel_nst.painting.gatys.style import measure_style
-from parallel_nst.painting.gatys.sums import Extent, Grams
+from parallel_nst.painting.gatys.sums import Grams
 from parallel_nst.painting.named_tensors import on_device
 from parallel_nst.painting.planning.scales import Scale
+from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.tiles.geometry import Tile, gather
-from parallel_nst.recipe import LayerWeights, Recipe
+from parallel_nst.recipe import LayerWeights
 from parallel_nst.workers.pool import Pool
 from parallel_nst.workers.worker import Progress, Worker
 
@@ -22,41 +24,42 @@ from parallel_nst.workers.worker import Progress, Worker
 class MeasureGrams:
     """Gram means of the core of a tile at the style layers -> {layer: (C, C)}, on the CPU.
 
-    pixels: of the tile's `read` rectangle; size: height and width of the whole picture.
+    pixels: of the tile's `read` rectangle.
     """
 
     pixels: np.ndarray
     tile: Tile
-    size: Extent
-    backbone: str
-    layers: LayerWeights
+    resolved: ResolvedRecipe
 
     def run(self, worker: Worker) -> Generator[Progress, None, dict[str, Tensor]]:
-        backbone, layers = worker.backbone(self.backbone), LayerWeights(style=self.layers.style)
-        sums = measure_style(backbone, worker.image(self.pixels), self.tile, self.size, layers, worker.dtype)
+        reader = reader_on(worker, self.resolved)
+        reader = replace(reader, layers=LayerWeights(style=reader.layers.style))
+        sums = measure_style(reader, worker.image(self.pixels), self.tile)
         return on_device(sums.targets.grams, "cpu")
         yield
 
 
-def measured_grams(pixels: np.ndarray, scale: Scale, recipe: Recipe, layers: LayerWeights, pool: Pool) -> list[Grams]:
+def measured_grams(pixels: np.ndarray, scale: Scale, resolved: ResolvedRecipe, pool: Pool) -> list[Grams]:
     """Gram means of every tile of `pixels`; none are needed for plain targets."""
-    if recipe.tiling.targets == "plain" or len(scale.tiles) == 1:
+    if plain(scale, resolved):
         return [{}] * len(scale.tiles)
-    size = scale.content.size
-    tasks = [
-        MeasureGrams(gather(pixels, tile.read), tile.written, size, recipe.backbone, layers) for tile in scale.tiles
-    ]
+    tasks = [MeasureGrams(gather(pixels, tile.read), tile.written, resolved) for tile in scale.tiles]
     grams: list[Grams] = [{}] * len(tasks)
     for index, measured in pool.map(tasks):
         grams[index] = measured
     return grams
 
 
-def tile_targets(scale: Scale, recipe: Recipe, grams: Sequence[Grams]) -> list[Grams]:
+def tile_targets(scale: Scale, resolved: ResolvedRecipe, grams: Sequence[Grams]) -> list[Grams]:
     """What each tile aims at, given its Gram means: its own target, or the style's Gram means for all."""
-    if recipe.tiling.targets == "plain" or len(scale.tiles) == 1:
+    if plain(scale, resolved):
         return [scale.style.grams] * len(scale.tiles)
     return own_targets(scale.style.grams, shares(scale.tiles), grams)
+
+
+def plain(scale: Scale, resolved: ResolvedRecipe) -> bool:
+    """Whether all tiles aim at the style itself; one tile by itself always does."""
+    return resolved.recipe.tiling.targets == "plain" or len(scale.tiles) == 1
 
 
 def own_targets(style: Grams, weights: Sequence[float], grams: Sequence[Grams]) -> list[Grams]:

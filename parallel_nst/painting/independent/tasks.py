@@ -1,4 +1,4 @@
-"""Tasks: what a worker can be asked to do. See `workers` for what makes a record a task.
+"""The optimisation of one tile by itself, as a task: in one go, or round by round.
 
 Arrays are (3, H, W) in [0, 1], float32 or, where the worker's precision is that, float64.
 """
@@ -12,99 +12,116 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from parallel_nst.painting.gatys.features import reader_on
 from parallel_nst.painting.gatys.minimise import Iteration, finish, minimise
 from parallel_nst.painting.gatys.objective import LocalObjective
 from parallel_nst.painting.gatys.optimizers import Optimizer, carry_state, make_optimizer, pack, unpack
 from parallel_nst.painting.gatys.style import StyleTargets
-from parallel_nst.painting.gatys.sums import Extent, measure_content
+from parallel_nst.painting.gatys.sums import Grams
 from parallel_nst.painting.named_tensors import copied, on_device
-from parallel_nst.painting.tiles.geometry import Tile
-from parallel_nst.recipe import LayerWeights, Recipe
+from parallel_nst.painting.planning.scales import Scale
+from parallel_nst.painting.resolved import ResolvedRecipe
+from parallel_nst.painting.tiles.geometry import Tile, gather
 from parallel_nst.workers.worker import Progress, Worker
+
+
+@dataclass(frozen=True)
+class Round:
+    """A part of an optimisation: from `done` steps to `until`.
+
+    series: the worker keeps the optimiser's state for the next round of the same series and tile; an empty one keeps
+    nothing. A round begins with what an earlier one has left; where there is none, with `state` (packed), or afresh.
+    """
+
+    series: str
+    done: int
+    until: int
+    state: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class OptimisedTile:
+    """pixels (3, H, W) and the loss they have: at the end in [0, 1]; before it also their Gram means."""
+
+    pixels: np.ndarray
+    loss: float
+    grams: Grams = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class OptimiseTile:
     """Gatys' optimisation of one tile by itself, from `start` -> OptimisedTile.
 
-    content, start: of the tile's `read` rectangle; the losses are those of its core. size: height and width of the
-    whole picture.
-
-    steps: of the whole optimisation; done: how many are behind; until: stop after so many for now (None: at the end).
-    series: where it is not empty, the worker keeps the optimiser's state for the next task of the same series and tile.
-    A task begins with what an earlier one has left; where there is none, with `state` (packed), or afresh.
-    wants_state: return the state, packed.
+    content, start: of the tile's `read` rectangle; the losses are those of its core. steps: of the whole optimisation.
+    round: the part of it that is to be done; None: all.
     """
 
     content: np.ndarray
     start: np.ndarray
     style: StyleTargets
-    layers: LayerWeights
-    recipe: Recipe
+    resolved: ResolvedRecipe
     tile: Tile
-    size: Extent
     steps: int
-    series: str = ""
-    done: int = 0
-    until: int | None = None
-    state: Mapping[str, Tensor] | None = None
-    wants_state: bool = False
+    round: Round | None = None
 
     def run(self, worker: Worker) -> Generator[Progress, None, OptimisedTile]:
-        left = worker.left_by(self.series) if self.series else {}
-        objective = self.objective(worker, left)
-        optimizer = make_optimizer(self.recipe)
+        part = self.round or Round("", 0, self.steps)
+        left = worker.left_by(part.series) if part.series else {}
+        objective, optimizer = self.objective(worker, left), make_optimizer(self.resolved.recipe)
         image = worker.image(self.start)
-        until = self.steps if self.until is None else self.until
-        start = iteration = Iteration.start(image, self.first_state(left, optimizer, image), self.done)
+        start = iteration = Iteration.start(image, self.first_state(part, left, optimizer, image), part.done)
         losses = []
-        for iteration in minimise(objective, start, optimizer, until):
+        for iteration in minimise(objective, start, optimizer, part.until):
             losses.append(iteration.loss)
             yield Progress(iteration.step, self.steps, iteration.loss)
-        if until == self.steps:
+        if part.until == self.steps:
             best = finish(objective, iteration)
             return OptimisedTile(best.image[0].cpu().numpy(), best.loss)
         # The image that the optimiser wants to see next goes on, with its memory: to hand on the best one instead, and
-        # clamped, would tell it of a move that it never made.
+        # clamped, would tell it of a move that it never made. Losses right after an exchange can be compared with each
+        # other; those later on are against stale targets.
+        left["state", self.tile.index] = carry_state(iteration.state, losses[0])
         loss, grams = objective.measured(iteration.image)
-        # Losses right after an exchange can be compared with each other; those later on are against stale targets.
-        state = carry_state(iteration.state, losses[0])
-        left["state", self.tile.index] = state
-        packed = copied(pack(state)) if self.wants_state else None
-        return OptimisedTile(iteration.image[0].cpu().numpy(), loss, on_device(grams, "cpu"), packed)
+        return OptimisedTile(iteration.image[0].cpu().numpy(), loss, on_device(grams, "cpu"))
 
     def objective(self, worker: Worker, left: dict[Hashable, Any]) -> LocalObjective:
         """What is minimised, on this worker. The content's features are measured once a series."""
-        backbone = worker.backbone(self.recipe.backbone)
+        reader = reader_on(worker, self.resolved)
         content = left.get(("content", self.tile.index))
         if content is None:
-            content = measure_content(backbone, worker.image(self.content), self.layers.content, worker.dtype)
-            left["content", self.tile.index] = content
-        return LocalObjective(
-            backbone=backbone,
-            style=replace(self.style, grams=on_device(self.style.grams, worker.device)),
-            content=content,
-            tile=self.tile,
-            size=self.size,
-            recipe=self.recipe,
-            layers=self.layers,
-            dtype=worker.dtype,
-        )
+            content = left["content", self.tile.index] = reader.read_content(worker.image(self.content))
+        style = replace(self.style, grams=on_device(self.style.grams, worker.device))
+        return LocalObjective(reader, self.resolved, style, content, self.tile)
 
-    def first_state(self, left: dict[Hashable, Any], optimizer: Optimizer, image: Tensor) -> Any:
-        """What the optimiser begins with."""
+    def first_state(self, part: Round, left: dict[Hashable, Any], optimizer: Optimizer, image: Tensor) -> Any:
+        """What the optimiser begins with, on the image's device."""
         state = left.pop(("state", self.tile.index), None)
         if state is not None:
             return state
-        return optimizer.init(image) if self.state is None else unpack(copied(self.state))
+        return optimizer.init(image) if part.state is None else unpack(copied(part.state, image.device))
+
+
+def tile_task(pixels: np.ndarray, scale: Scale, tile: Tile, grams: Grams, resolved: ResolvedRecipe) -> OptimiseTile:
+    """The optimisation of a tile of `pixels` towards these Gram means."""
+    return OptimiseTile(
+        content=scale.content.read(tile.read),
+        start=gather(pixels, tile.read),
+        style=replace(scale.style, grams=grams),
+        resolved=resolved,
+        tile=tile.written,
+        steps=scale.steps,
+    )
 
 
 @dataclass(frozen=True)
-class OptimisedTile:
-    """pixels (3, H, W) and the loss they have: at the end in [0, 1]; before it also their Gram means and, where it was
-    asked for, the optimiser's state, packed."""
+class PackState:
+    """What the last round of a series has left of a tile's optimiser -> named tensors on the CPU, a copy; None where
+    there is nothing: after the last round, or because the worker was lost."""
 
-    pixels: np.ndarray
-    loss: float
-    grams: Mapping[str, Tensor] = field(default_factory=dict)
-    state: Mapping[str, Tensor] | None = None
+    series: str
+    index: int
+
+    def run(self, worker: Worker) -> Generator[Progress, None, dict[str, Tensor] | None]:
+        state = worker.left_by(self.series).get(("state", self.index))
+        return None if state is None else copied(pack(state), "cpu")
+        yield

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel_nst.painting.tiles.geometry import plan_tiles
+from parallel_nst.errors import BadInput
+from parallel_nst.painting.tiles.geometry import Extent, plan_tiles
 
 Grid = tuple[int, int]  # rows and columns
 SMALLEST_CORE = 128  # px along a side; below it a tile is mostly halo
@@ -28,12 +29,13 @@ class Cut:
 
 
 def possible_cuts(
-    height: int, width: int, workers: int, grid: Grid | None, *, overlap: int = 0, halo: int = 0, align: int
+    size: Extent, workers: int, grid: Grid | None, *, overlap: int = 0, halo: int = 0, align: int
 ) -> dict[Grid, Cut]:
-    """The cuts worth a look, by grid, or the one asked for. ValueError for a picture or a crew of nothing."""
+    """The cuts worth a look, by grid, or the one asked for. BadInput for a picture or a crew of nothing."""
+    height, width = size
     for name, value in (("height", height), ("width", width), ("workers", workers)):
         if value < 1:
-            raise ValueError(f"{name} is {value}; give at least 1")
+            raise BadInput(f"{name} is {value}; give at least 1")
     grids = [grid] if grid else sorted(sensible_grids(height, width, workers))
     return {one: cut_of(height, width, one, workers, overlap, halo, align) for one in grids}
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from parallel_nst.errors import BadInput
+
 MEMORY_BOUNDS = (1 << 20, 1 << 50)  # 1 MiB to 1 PiB: what lies outside is a slip of the unit
 GROUP_FILES = {  # controllers of a control group -> its files of limit and use
     "": ("memory.max", "memory.current"),  # version 2
@@ -52,14 +54,14 @@ def bytes_left(folder: Path, limit: str, used: str) -> Iterator[int]:
 
 
 def parse_memory(text: str) -> int:
-    """'4GiB', '4G' -> 4 x 2^30 bytes; '2.5GB' -> 2.5 x 10^9. ValueError for anything else."""
+    """'4GiB', '4G' -> 4 x 2^30 bytes; '2.5GB' -> 2.5 x 10^9. BadInput for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt])(|b|ib)\s*", text, re.IGNORECASE | re.ASCII)
     if match:
         number, letter, kind = match.groups()
         size = float(number) * (1000 if kind.lower() == "b" else 1024) ** ("kmgt".index(letter.lower()) + 1)
         if MEMORY_BOUNDS[0] <= size <= MEMORY_BOUNDS[1]:
             return int(size)
-    raise ValueError(f"memory is {text!r}; give a size with its unit, such as 4GiB, 2.5GB or 800MiB")
+    raise BadInput(f"memory is {text!r}; give a size with its unit, such as 4GiB, 2.5GB or 800MiB")
 
 
 def memory_text(size: float) -> str:

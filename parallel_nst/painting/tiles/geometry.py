@@ -1,4 +1,4 @@
-"""Tile geometry, blending and the two figures that say whether a seam can be seen. Pure: numpy in, numpy out.
+"""Tiles: how a picture is cut, and pieces of it taken out and added back. Pure: numpy in, numpy out.
 
 Arrays are (..., H, W). Coordinates are px of the picture being tiled, rows from the top, columns from the left, ends
 exclusive. A tile has three rectangles, each inside the next:
@@ -17,6 +17,8 @@ from itertools import pairwise
 import numpy as np
 
 from parallel_nst.recipe import TilingSpec, parse_grid
+
+Extent = tuple[int, int]  # height and width in px
 
 
 @dataclass(frozen=True)
@@ -51,31 +53,35 @@ class Rect:
 
 @dataclass(frozen=True)
 class Tile:
+    """One of the tiles of a picture: its number, its rectangles, and the picture's height and width."""
+
     index: int
     core: Rect
     write: Rect
     read: Rect
+    size: Extent
 
     @property
     def written(self) -> Tile:
         """The same tile with all that it contributes as its core."""
-        return Tile(self.index, self.write, self.write, self.read)
+        return Tile(self.index, self.write, self.write, self.read, self.size)
 
-    def positions(self, stride: int, height: int, width: int) -> tuple[slice, slice]:
-        """The rows and columns of a layer's features of `read` that belong to the core, in a picture of this size.
+    def positions(self, stride: int) -> tuple[slice, slice]:
+        """The rows and columns of a layer's features of `read` that belong to the core.
 
         stride: of the layer, which divides where `read` starts and, for cores that are to be a partition at every
         layer, where the core does. At the picture's end the core takes all positions that are left, of which there
         can be fewer or one more than core / stride.
         """
         core = self.core.within(self.read)
-        rows = slice(core.top // stride, None if self.core.bottom == height else -(-core.bottom // stride))
-        columns = slice(core.left // stride, None if self.core.right == width else -(-core.right // stride))
+        rows = slice(core.top // stride, None if self.core.bottom == self.size[0] else -(-core.bottom // stride))
+        columns = slice(core.left // stride, None if self.core.right == self.size[1] else -(-core.right // stride))
         return rows, columns
 
     def moved(self, by: int) -> Tile:
-        """The same tile in a picture whose origin lies `by` px further up and left."""
-        return Tile(self.index, self.core.moved(by), self.write.moved(by), self.read.moved(by))
+        """The same tile in the picture with a frame of `by` px around it; below 0, with so many px taken off."""
+        size = self.size[0] + 2 * by, self.size[1] + 2 * by
+        return Tile(self.index, self.core.moved(by), self.write.moved(by), self.read.moved(by), size)
 
 
 def squarest_grid(count: int, height: int, width: int) -> tuple[int, int]:
@@ -105,14 +111,14 @@ def plan_tiles(
         for left, right in columns:
             core = Rect(top, left, bottom, right)
             write = grow(core, overlap // 2, 1, height, width)
-            tiles.append(Tile(len(tiles), core, write, grow(write, halo, align, height, width)))
+            tiles.append(Tile(len(tiles), core, write, grow(write, halo, align, height, width), (height, width)))
     return tiles
 
 
 def whole_tile(height: int, width: int) -> Tile:
     """A picture in one piece."""
     rect = Rect(0, 0, height, width)
-    return Tile(0, rect, rect, rect)
+    return Tile(0, rect, rect, rect, (height, width))
 
 
 def spread(length: int, count: int, align: int) -> list[tuple[int, int]]:
