@@ -103,7 +103,7 @@ def test_the_positions_of_the_cores_partition_a_layer(height, width, grid, strid
 
     count = np.zeros((positions(height), positions(width)), int)
     for tile in plan_tiles(height, width, grid, halo=16, align=align):
-        rows, columns = tile.positions(stride, height, width)
+        rows, columns = tile.positions(stride)
         top, left = tile.read.top // stride, tile.read.left // stride
         features = count[top : top + positions(tile.read.height), left : left + positions(tile.read.width)]
         features[rows, columns] += 1

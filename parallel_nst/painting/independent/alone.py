@@ -70,6 +70,7 @@ class Alone:
 
     def states(self, start: TilesDone, report: Report) -> Iterator[TilesDone]:
         scale, now = self.scale, start
+        del start
         grams = measured_grams(now.pixels, scale, self.resolved, self.pool)
         targets = tile_targets(scale, self.resolved, grams)
         todo = [tile.index for tile in scale.tiles if tile.index not in now.results]

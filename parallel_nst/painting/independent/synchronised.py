@@ -82,6 +82,7 @@ class Synchronised:
 
     def states(self, start: Exchange, report: Report) -> Iterator[Exchange]:
         now, states = start, start.states()
+        del start
         while now.step < self.scale.steps:
             now = self._after_round(now, states, report)
             states = [None] * len(states)  # the workers have them
