@@ -22,7 +22,7 @@ import psutil
 import pytest
 import ray.cloudpickle
 import torch
-from tiny_networks import LAYERS, tiny_state
+from tiny_networks import LAYERS, tiny_resolved, tiny_state
 
 from parallel_nst.files.images import Picture
 from parallel_nst.painting.independent.tasks import OptimiseTile
@@ -128,13 +128,13 @@ def full_crew(pool: RayPool) -> set[int]:
 
 def measure_style(pixels: np.ndarray) -> MeasureStyle:
     height, width = pixels.shape[1:]
-    return MeasureStyle(pixels, whole_tile(height, width), (height, width), "embedded", LAYERS)
+    return MeasureStyle(pixels, whole_tile(height, width), tiny_resolved(RECIPE))
 
 
 def tiles(serial: SerialPool, count: int) -> list[Task]:
     style = only(serial.map([measure_style(picture(0))])).targets
     pictures = [picture(1 + n, 32 + 8 * n) for n in range(count)]
-    return [OptimiseTile(p, p, style, LAYERS, RECIPE, whole_tile(*p.shape[1:]), p.shape[1:], STEPS) for p in pictures]
+    return [OptimiseTile(p, p, style, tiny_resolved(RECIPE), whole_tile(*p.shape[1:]), STEPS) for p in pictures]
 
 
 @dataclass(frozen=True)
