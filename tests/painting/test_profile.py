@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_networks import LAYERS, WIDTHS, tiny_backbone
 
-from parallel_nst.painting.gatys.objective import measure_content, measure_sums, pull_back
+from parallel_nst.painting.gatys.sums import measure_content, measure_sums, pull_back
 from parallel_nst.painting.planning.profile import LiveBytes, Rates, counted_peak, profile
 from parallel_nst.painting.tiles.geometry import plan_tiles
 

@@ -61,7 +61,7 @@ def core_sums(run: Run, tile: Tile, size: tuple[int, int]) -> Sums:
     """Sums of what a piece's run waits with, over the tile's core. size: of the extended picture, px."""
     assert run.waiting is not None
     stride = tile.read.height // run.waiting.shape[-2]
-    return Sums.of(run.waiting, *tile.positions(stride, *size))
+    return Sums.of(run.waiting, *tile.positions(stride))
 
 
 def piece_sums(
