@@ -16,7 +16,6 @@ from parallel_nst.cli.options import (
     LAYER_FLAGS,
     REQUIRED,
     SOURCE_FLAGS,
-    STYLES,
     TALK_FLAGS,
     TILE_RUN_FLAGS,
     Flag,
@@ -28,6 +27,7 @@ from parallel_nst.cli.options import (
 )
 from parallel_nst.cli.progress import progress_bar
 from parallel_nst.errors import printable
+from parallel_nst.files.bundled import STYLES
 from parallel_nst.jobs.batch.manifest import MANIFEST
 from parallel_nst.recipe import Recipe
 
