@@ -130,7 +130,7 @@ def batch_command(**options: Any) -> None:
 def job_of(flags: BatchFlags, recipe: Recipe, options: Mapping[str, Any]) -> FolderJob:
     """The job that the flags mean; what does not go together is a usage error."""
     from parallel_nst.jobs.batch.job import FolderJob
-    from parallel_nst.jobs.batch.models import GeneratorOptions
+    from parallel_nst.jobs.batch.methods import GeneratorOptions
 
     optimises = flags.model is None and flags.style is not None
     if not flags.out:

@@ -68,6 +68,13 @@ def is_hidden(entry: os.DirEntry[str]) -> bool:
     return entry.name.startswith(".")
 
 
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Through links; False for one to itself."""
+    with suppress(OSError):
+        return entry.is_file()
+    return False
+
+
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Through links; False for one to itself."""
     with suppress(OSError):

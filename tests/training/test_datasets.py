@@ -62,6 +62,41 @@ def test_only_regular_files_and_links_to_them_are_read(tmp_path):
     }
 
 
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_nothing_is_handed_to_another_program_whatever_a_file_is_called(tmp_path, monkeypatch):
+    """Pillow would let Ghostscript run the program that an EPS file is."""
+    ran = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *arguments, **options: ran.append(arguments))
+    paths = [tmp_path / name for name in ("1.jpg", "2.png", "3.tif", "4.gif")]
+    for path in paths:
+        path.write_bytes(EPS)
+    good = save(tmp_path / "good.png", size=(40, 40))
+    found, skipped = find_pictures(tmp_path, 8)
+    assert found == [good] and [entry.path for entry in skipped] == paths
+    assert all(entry.reason.startswith("not a picture of a known kind") for entry in skipped)
+    for load in (None, 16):
+        pictures = PictureFiles([*paths, good], load)
+        assert pictures[0].shape == ((40, 40, 3) if load is None else (16, 16, 3))
+        assert [entry.path for entry in pictures.skipped] == paths
+    assert ran == []
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JFIF"])
+def test_a_jpeg_counts_under_all_its_suffixes(tmp_path, suffix):
+    path = save(tmp_path / f"1{suffix}", size=(40, 40), format="JPEG")
+    assert find_pictures(tmp_path, 8) == ([path], [])
+
+
+def test_pictures_above_the_limit_are_left_out_unless_it_is_raised(tmp_path):
+    path = save(tmp_path / "1.png", size=(40, 40))
+    found, skipped = find_pictures(tmp_path, 8, max_pixels=1600)
+    assert (found, skipped) == ([path], [])
+    with pytest.raises(ValueError, match=r"40x40 is 1600 pixels, above the limit of 1599: pass --max-pixels 1600"):
+        find_pictures(tmp_path, 8, max_pixels=1599)
+
+
 def test_what_cannot_be_used_is_named_with_its_reason(tmp_path):
     good = save(tmp_path / "good.png")
     save(tmp_path / "tiny.png", size=(7, 90))

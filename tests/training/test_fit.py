@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from parallel_nst.errors import Diverged
+from parallel_nst.files.whole_files import aside_name
 from parallel_nst.training.batches import Batches, CropSettings
 from parallel_nst.training.checkpoint_files import steps_of
 from parallel_nst.training.fit import FitSettings, TrainingCallbacks, TrainingSpeed, fit, take_turn
@@ -83,7 +84,7 @@ def test_a_checkpoint_cut_short_is_passed_over(tmp_path, undisturbed):
     fit(Lesson(), stream(), SETTINGS, tmp_path / "run")
     newest = tmp_path / "run/checkpoint-00000006.pt"
     newest.write_bytes(newest.read_bytes()[:5000])
-    (tmp_path / "run/checkpoint-00000007.pt.part").write_bytes(b"never finished")
+    (tmp_path / "run" / aside_name("checkpoint-00000007.pt")).write_bytes(b"never finished")
     lines = []
     lesson = Lesson()
     report = fit(lesson, stream(), RESUMED, tmp_path / "run", callbacks=TrainingCallbacks(notify=lines.append))
@@ -91,7 +92,7 @@ def test_a_checkpoint_cut_short_is_passed_over(tmp_path, undisturbed):
     assert any(str(newest) in line and "passed over" in line for line in lines)
     assert_equal(everything(lesson), undisturbed[0])
     assert (tmp_path / "run/losses.csv").read_bytes() == undisturbed[1]
-    assert not list((tmp_path / "run").rglob("*.part"))
+    assert not list((tmp_path / "run").rglob(".*"))
 
 
 def test_a_folder_in_use_is_not_overwritten(tmp_path):
@@ -190,7 +191,7 @@ def gradients(ranks):
     of_all = []
     for rank in range(ranks):
         batch = {"images": stream(rank=rank, ranks=ranks).at(0)["images"] / 255}
-        turns = [(phase.module(batch)["total"], list(phase.module.paraspeeds())) for phase in Lesson(noise=0).phases]
+        turns = [(phase.module(batch)["total"], list(phase.module.parameters())) for phase in Lesson(noise=0).phases]
         of_all.append(torch.cat([g.flatten() for loss, own in turns for g in torch.autograd.grad(loss, own)]))
     return torch.stack(of_all).mean(0)
 
@@ -222,13 +223,13 @@ def test_a_wrapped_module_is_what_is_called(tmp_path, undisturbed):
 
 def test_only_rank_0_writes_but_for_its_own_memory(tmp_path):
     told = []
-    callbacks = TrainingCallbacks(told.append, lambda step, folder: told.append(step), told.append)
+    callbacks = TrainingCallbacks(told.append, told.append)
     inputs = {"images": stream().at(0)["images"]}
     place = Place(rank=1, ranks=2)
     report = fit(Lesson(), stream(rank=1, ranks=2), SETTINGS, tmp_path, place, inputs=inputs, callbacks=callbacks)
     names = sorted(path.name for path in tmp_path.rglob("*"))
     assert names == ["checkpoint-00000003.memory-1.pt", "checkpoint-00000006.memory-1.pt"]
-    assert told == [3, 6] and report.sheet is None
+    assert told == [] and report.sheet is None
 
 
 def test_recorded_losses_are_means_over_ranks(tmp_path):
@@ -243,7 +244,7 @@ def test_a_gradient_above_the_clip_is_shortened_to_it():
     phase = lesson.phases[0]
     batch = {"images": stream().at(0)["images"] / 255}
     take_turn(phase, phase.module, batch, torch.enable_grad)
-    norm = torch.cat([p.grad.flatten() for p in phase.module.paraspeeds()]).norm()
+    norm = torch.cat([p.grad.flatten() for p in phase.module.parameters()]).norm()
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
