@@ -4,6 +4,7 @@ import errno
 import os
 
 import pytest
+from odd_texts import ODD_TEXTS
 
 from parallel_nst.files.whole_files import (
     LONGEST,
@@ -19,16 +20,6 @@ from parallel_nst.files.whole_files import (
 )
 
 posix = pytest.mark.skipif(os.name != "posix", reason="links and modes as POSIX has them")
-ODD_TEXTS = [
-    "a b",
-    "line\nbreak",
-    "\u00e9 e\u0301 \u98a8",
-    os.fsdecode(b"\xff\xfe"),
-    "\0",
-    "\u2028",
-    '"\\',
-    "\U0001f304",
-]
 
 
 def contents(folder):

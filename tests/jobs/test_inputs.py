@@ -9,6 +9,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from odd_texts import refused, touch
 
 from parallel_nst.files.images import INPUT_SUFFIXES
 from parallel_nst.jobs.batch.inputs import InputFile, find_inputs
@@ -28,28 +29,8 @@ ODD_NAMES = [
 posix = pytest.mark.skipif(os.name != "posix", reason="names and links as POSIX has them")
 
 
-def touch(folder, *names):
-    """Empty files; folders are made."""
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-    return folder
-
-
 def relatives(source, **options):
     return [found.relative.as_posix() for found in find_inputs(str(source), **options)]
-
-
-def refused(call, *names):
-    """The one line that says why."""
-    with pytest.raises(ValueError) as caught:
-        call()
-    line = str(caught.value)
-    assert "\n" not in line and ": " in line
-    for name in names:
-        assert str(name) in line
-    return line
 
 
 # --- folders

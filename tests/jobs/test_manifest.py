@@ -8,20 +8,11 @@ import subprocess
 import sys
 
 import pytest
+from odd_texts import ODD_TEXTS, refused
 
 from parallel_nst.jobs.batch import manifest as module
 from parallel_nst.jobs.batch.manifest import MANIFEST, Entry, Manifest
 
-ODD_TEXTS = [
-    "a b",
-    "line\nbreak",
-    "\u00e9 e\u0301 \u98a8",
-    os.fsdecode(b"\xff\xfe"),
-    "\0",
-    "\u2028",
-    '"\\',
-    "\U0001f304",
-]
 ENTRIES = [
     Entry(
         "a.jpg", "in/a.jpg", "done", "ab" * 32, 2**40, 1_700_000_000_123_456_789, "r", 1.5, None, 640, 480, ("x", "y")
@@ -44,17 +35,6 @@ def written(out, entries=ENTRIES):
 def reopened(out):
     with Manifest.open(out) as manifest:
         return manifest.entries, manifest.notes
-
-
-def refused(call, *names, kind=ValueError):
-    """The one line that says why."""
-    with pytest.raises(kind) as caught:
-        call()
-    line = str(caught.value)
-    assert "\n" not in line and ": " in line
-    for name in names:
-        assert str(name) in line
-    return line
 
 
 # --- the file

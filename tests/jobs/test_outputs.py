@@ -4,32 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from odd_texts import refused, touch
 
 from parallel_nst.files.images import OUTPUT_SUFFIXES
 from parallel_nst.jobs.batch.inputs import InputFile, find_inputs
 from parallel_nst.jobs.batch.outputs import plan_outputs
 
 posix = pytest.mark.skipif(os.name != "posix", reason="links as POSIX has them")
-
-
-def touch(folder, *names):
-    """Empty files; folders are made."""
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-    return folder
-
-
-def refused(call, *names):
-    """The one line that says why."""
-    with pytest.raises(ValueError) as caught:
-        call()
-    line = str(caught.value)
-    assert "\n" not in line and ": " in line
-    for name in names:
-        assert str(name) in line
-    return line
 
 
 def sources(*names):

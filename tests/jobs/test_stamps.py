@@ -3,19 +3,9 @@
 import os
 
 import pytest
+from odd_texts import ODD_TEXTS
 
 from parallel_nst.jobs.batch.stamps import Stamp, stamp_in, stamp_text
-
-ODD_TEXTS = [
-    "a b",
-    "line\nbreak",
-    "\u00e9 e\u0301 \u98a8",
-    os.fsdecode(b"\xff\xfe"),
-    "\0",
-    "\u2028",
-    '"\\',
-    "\U0001f304",
-]
 
 
 def test_a_stamp_is_found_again_among_settings_of_any_kind():
