@@ -24,7 +24,7 @@ from photographs import write_photographs
 
 from parallel_nst.files.images import read_image
 from parallel_nst.jobs.batch.job import FolderJob, FolderReport, FolderStatus, paint_folder
-from parallel_nst.jobs.batch.models import GeneratorModel, GeneratorOptions, generator_model
+from parallel_nst.jobs.batch.methods import GeneratorMethod, GeneratorOptions, generator_method
 from parallel_nst.networks.generators.files import save_generator
 from parallel_nst.networks.generators.transformer import TransformerNet
 from parallel_nst.painting.generators.runs import prepare
@@ -48,11 +48,11 @@ class Setting:
         (folder / "list.txt").write_text("\n".join(str(path) for path in self.photos))
         return FolderJob(str(folder / "list.txt"), folder / "out", self.model, self.style, workers=self.workers)
 
-    def opened(self) -> tuple[GeneratorModel, str]:
+    def opened(self) -> tuple[GeneratorMethod, str]:
         """The generator, and the precision that a batch would give it here."""
-        model = generator_model(self.model, self.style, GeneratorOptions())
+        model = generator_method(self.model, self.style, GeneratorOptions())
         spec = WorkerSpec("cpu", resolved_dtype("auto", "cpu"), 1, {})
-        return model, model.painter(spec, 1 << 40).dtype
+        return model, model.stylizer(spec, 1 << 40).dtype
 
 
 def pass_through(setting: Setting, part: Sequence[Path], threads: int, begin: Any, ends: Any) -> None:

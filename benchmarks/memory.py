@@ -24,7 +24,7 @@ import page
 import psutil
 from tiles import memory
 
-from parallel_nst.cli.options import bundled_content, bundled_style
+from parallel_nst.files.bundled import bundled_content, bundled_style
 from parallel_nst.files.images import Picture, read_image, resize, write_image
 from parallel_nst.recipe import Recipe, TilingSpec
 

@@ -19,7 +19,7 @@ import scene as scenes
 import torch
 from scene import Scene
 
-from parallel_nst.cli.options import bundled_content, bundled_style
+from parallel_nst.files.bundled import bundled_content, bundled_style
 from parallel_nst.files.images import Picture, fit, read_image, resize, write_image
 from parallel_nst.painting.gatys.style import measure_style
 from parallel_nst.painting.planning.scales import FRAME

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from parallel_nst.cli.options import bundled_content
+from parallel_nst.files.bundled import bundled_content
 
 SIDE = 300  # px
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from parallel_nst.cli.options import bundled_content, bundled_style
+from parallel_nst.files.bundled import bundled_content, bundled_style
 from parallel_nst.files.images import Picture, fit, read_image
 from parallel_nst.networks.backbones.base import (
     VGG,

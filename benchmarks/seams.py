@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import page
 
-from parallel_nst.cli.options import bundled_content, bundled_style
+from parallel_nst.files.bundled import bundled_content, bundled_style
 from parallel_nst.files.images import Picture, read_image, write_image
 from parallel_nst.jobs.picture import untiled
 from parallel_nst.networks.backbones.registry import build_backbone, load_weights

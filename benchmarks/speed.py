@@ -204,8 +204,9 @@ def main() -> None:
     height, width = scene.content.size
     parts = [
         f"{options.content.stem} painted like {options.style.stem} with VGG19 "
-        f"({vgg19.name if vgg19 else 'random weights, He et al. 2015'}; {' '.join(scene.resolved.layers.style)}, content "
-        f"{' '.join(scene.resolved.layers.content)}) at {width}x{height} px, frame included, from the content. {TUTORIAL}: one "
+        f"({vgg19.name if vgg19 else 'random weights, He et al. 2015'}; {' '.join(scene.resolved.layers.style)}, "
+        f"content {' '.join(scene.resolved.layers.content)}) at {width}x{height} px, frame included, from the content. "
+        f"{TUTORIAL}: one "
         f"piece, float32, NCHW, torch.optim.LBFGS with its defaults, {usable_cores()} threads; the lowest loss of its "
         f"{options.evaluations} evaluations is the target. The others: this package's L-BFGS, history {HISTORY}, "
         f"{scene.dtype}, channels_last; time until the tutorials' float32 objective is at the target or below. "

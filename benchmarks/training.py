@@ -15,7 +15,7 @@ from pathlib import Path
 import page
 from photographs import write_photographs
 
-from parallel_nst.cli.options import bundled_style
+from parallel_nst.files.bundled import bundled_style
 from parallel_nst.workers.opening import usable_cores
 
 PICTURES = 48

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from parallel_nst.training.datasets import Batches, CropSettings
+from parallel_nst.training.batches import Batches, CropSettings
 from parallel_nst.training.objective import Phase
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parallel_nst.cli.options import STYLES, bundled_style
+from parallel_nst.files.bundled import STYLES, bundled_style
 from parallel_nst.files.images import Picture, read_image, write_image
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -16,7 +16,6 @@ from parallel_nst.cli.options import (
     LAYER_FLAGS,
     REQUIRED,
     SOURCE_FLAGS,
-    STYLES,
     TALK_FLAGS,
     TILE_RUN_FLAGS,
     Flag,
@@ -28,6 +27,7 @@ from parallel_nst.cli.options import (
 )
 from parallel_nst.cli.progress import progress_bar
 from parallel_nst.errors import printable
+from parallel_nst.files.bundled import STYLES
 from parallel_nst.jobs.batch.manifest import MANIFEST
 from parallel_nst.recipe import Recipe
 
@@ -130,7 +130,7 @@ def batch_command(**options: Any) -> None:
 def job_of(flags: BatchFlags, recipe: Recipe, options: Mapping[str, Any]) -> FolderJob:
     """The job that the flags mean; what does not go together is a usage error."""
     from parallel_nst.jobs.batch.job import FolderJob
-    from parallel_nst.jobs.batch.models import GeneratorOptions
+    from parallel_nst.jobs.batch.methods import GeneratorOptions
 
     optimises = flags.model is None and flags.style is not None
     if not flags.out:

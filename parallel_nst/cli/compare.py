@@ -17,7 +17,6 @@ from rich.table import Table
 from parallel_nst.cli.options import (
     REQUIRED,
     SOURCE_FLAGS,
-    STYLES,
     TALK_FLAGS,
     Flag,
     chosen_style,
@@ -26,6 +25,7 @@ from parallel_nst.cli.options import (
     whole_number,
 )
 from parallel_nst.cli.progress import progress_bar
+from parallel_nst.files.bundled import STYLES
 
 if TYPE_CHECKING:  # PyTorch takes seconds to load
     from parallel_nst.jobs.compare.records import CompareJob, Comparison

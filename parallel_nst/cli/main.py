@@ -26,7 +26,6 @@ from parallel_nst.cli.options import (  # noqa: E402
     RUN_FLAGS,
     TILE_RUN_FLAGS,
     Flags,
-    bundled_content,
     chosen_style,
     parsed,
     recipe_command,
@@ -36,6 +35,7 @@ from parallel_nst.cli.plan import plan_command  # noqa: E402
 from parallel_nst.cli.progress import progress  # noqa: E402
 from parallel_nst.cli.train import train_app  # noqa: E402
 from parallel_nst.errors import message_of  # noqa: E402
+from parallel_nst.files.bundled import bundled_content  # noqa: E402
 from parallel_nst.recipe import Recipe  # noqa: E402
 
 if TYPE_CHECKING:  # PyTorch takes seconds to load: not for a help text, nor before Ctrl-C is heard

@@ -6,15 +6,15 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, fields, replace
 from functools import partial
-from importlib import resources, util
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from parallel_nst.files.bundled import STYLES, bundled_style
+from parallel_nst.files.whole_files import write_whole
 from parallel_nst.recipe import Recipe, TilingSpec
 
-STYLES = ("swirls", "embers", "garden")  # paintings of this package
 OPTION_TYPES = {"int": int, "float": float}
 REQUIRED = inspect.Parameter.empty  # as the default of a flag
 
@@ -219,22 +219,10 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
     if path.suffix != ".toml":  # a slip would cost a picture
         raise ValueError(f"save_recipe is {str(path)!r}; give a name that ends in .toml")
     try:
-        path.write_text(recipe.to_toml(), encoding="utf-8")
+        write_whole({path: recipe.to_toml().encode()})
     except OSError as error:
         reason = f"settings not written ({error.strerror})"
         raise ValueError(f"{path}: {reason}; give a name in a folder that exists") from None
-
-
-def bundled_content() -> Path:
-    """A photograph from scikit-image's wheel, found without importing scikit-image."""
-    spec = util.find_spec("skimage")
-    assert spec is not None and spec.origin is not None
-    return Path(spec.origin).parent / "data" / "coffee.png"
-
-
-def bundled_style(name: str = STYLES[0]) -> Path:
-    """A painting of this package."""
-    return Path(str(resources.files("parallel_nst.files") / "bundled" / f"{name}.jpg"))
 
 
 def chosen_style(path: Path | None) -> Path:

@@ -22,7 +22,6 @@ from parallel_nst.cli.options import (
     LAYER_FLAGS,
     REQUIRED,
     SOURCE_FLAGS,
-    STYLES,
     TALK_FLAGS,
     Flag,
     check_flags,
@@ -34,10 +33,11 @@ from parallel_nst.cli.options import (
     whole_number,
 )
 from parallel_nst.cli.progress import progress_bar
+from parallel_nst.files.bundled import STYLES
 
 if TYPE_CHECKING:  # PyTorch takes seconds to load
     from parallel_nst.jobs.train.job import TrainJob, TrainReport
-    from parallel_nst.training.fit import Status
+    from parallel_nst.training.fit import TrainingStatus
     from parallel_nst.training.presets import Preset
 
 PRESET = "the preset's"  # default of an option that a preset has a value for
@@ -197,7 +197,7 @@ def run(options: Mapping[str, Any], flags: Mapping[str, Flag], job_of: Callable[
     """Train, with progress on stderr and the summary on stdout."""
     began = time.perf_counter()  # the imports are part of the start
     from parallel_nst.jobs.train.job import train
-    from parallel_nst.training.checkpoints import steps_of
+    from parallel_nst.training.checkpoint_files import steps_of
 
     try:
         check_flags(options, flags)
@@ -282,7 +282,7 @@ def sized(preset: Preset, size: int | None) -> Any:
     return replace(crop, size=size, load=None if crop.load is None else round(crop.load * size / crop.size))
 
 
-def describe(status: Status) -> str:
+def describe(status: TrainingStatus) -> str:
     """Steps done, loss of the first phase, speed, and the share of waiting for data if it is worth a word."""
     total = next(value for name, value in status.losses.items() if name.endswith("/total"))
     speed = f"  {status.images_per_second:.1f} images/s" if status.images_per_second else ""

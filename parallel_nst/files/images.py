@@ -15,19 +15,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import UnidentifiedImageError
 
+from parallel_nst.errors import BadInput
 from parallel_nst.files.formats import icc, pillow, png, tiff
 from parallel_nst.files.formats.output import encode, pack
-from parallel_nst.files.formats.raster import Raster, Refused, quiet
-from parallel_nst.files.whole_files import aside_name
+from parallel_nst.files.formats.raster import Raster, UnreadablePicture, check_pixels, quiet
+from parallel_nst.files.whole_files import aside_path, told_in_one_line, whole_file
 
 __all__ = [
+    "INPUT_SUFFIXES",
     "OUTPUT_SUFFIXES",
     "Picture",
     "check_output",
@@ -35,6 +37,7 @@ __all__ = [
     "read_image",
     "read_settings",
     "resize",
+    "stored_size",
     "write_image",
 ]
 
@@ -47,9 +50,14 @@ OUTPUT_SUFFIXES = MappingProxyType(
         ".tiff": "TIFF",
         ".webp": "WebP",
         ".bmp": "BMP",
+        ".jpe": "JPEG",
+        ".jfif": "JPEG",
     }
 )
 """Suffixes that `write_image` knows, in lower case, and the format each stands for."""
+
+INPUT_SUFFIXES = (*OUTPUT_SUFFIXES, ".gif")
+"""Of what is taken from a folder, in lower case. A file that is named is read whatever its suffix."""
 
 _KNOWN = (b"\xff\xd8\xff", png.SIGNATURE, b"BM", b"GIF8")
 _LONGEST = {"JPEG": 65500, "WebP": 16383, "PNG": 1_000_000}  # px; of libjpeg and libpng
@@ -102,18 +110,28 @@ def read_image(path: str | Path, *, max_pixels: int | None = None) -> Picture:
     is refused before decoding. Grey and CMYK profiles are applied, giving sRGB. Floating-point TIFF must lie
     in 0 to 1. Threads take turns.
 
-    Raises FileNotFoundError, IsADirectoryError, PermissionError, or ValueError for what cannot be read whole.
+    Raises FileNotFoundError, IsADirectoryError, PermissionError, or BadInput for what cannot be read whole.
     """
     path = Path(path)
     with _in_one_line(path), quiet() as limit:
-        return _picture(_reader(path)(path, limit if max_pixels is None else max_pixels))
+        return _picture(_container(path).read(path, limit if max_pixels is None else max_pixels))
+
+
+def stored_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int, int]:
+    """(width, height) in px as the header of a file has them, before its EXIF orientation. Raises as `read_image` does,
+    but for what is damaged behind the header."""
+    path = Path(path)
+    with _in_one_line(path), quiet() as limit:
+        size = _container(path).size(path)
+        check_pixels(size, limit if max_pixels is None else max_pixels)
+        return size
 
 
 def read_settings(path: str | Path) -> str | None:
     """The settings that `write_image` stored in a file, or None. Raises as `read_image` does."""
     path = Path(path)
     with _in_one_line(path), quiet():
-        _reader(path)
+        _container(path)
         try:
             return pillow.read_settings(path)
         except UnidentifiedImageError:  # a TIFF of a kind that `write_image` does not write
@@ -127,29 +145,37 @@ def _in_one_line(path: Path) -> Iterator[None]:
         yield
     except (FileNotFoundError, IsADirectoryError, PermissionError, MemoryError):
         raise
-    except Refused as reason:
-        raise ValueError(f"{path}: {reason}") from None
+    except UnreadablePicture as reason:
+        raise BadInput(f"{path}: {reason}") from None
     except Exception as error:  # decoders raise nearly anything on damaged files
         if isinstance(error, OSError) and error.strerror:
-            raise ValueError(f"{path}: cannot be read ({error.strerror}): check the name and the disk") from None
+            raise BadInput(f"{path}: cannot be read ({error.strerror}): check the name and the disk") from None
         detail = " ".join(str(error).split())[:150] or type(error).__name__
         if isinstance(error, (UnidentifiedImageError, LookupError, TypeError)):
             detail = "its header makes no sense"
-        raise ValueError(f"{path}: damaged or cut short ({detail}): get a whole copy of the file") from None
+        raise BadInput(f"{path}: damaged or cut short ({detail}): get a whole copy of the file") from None
 
 
-def _reader(path: Path) -> Callable[[Path, int | None], Raster]:
+@dataclass(frozen=True)
+class _Container:
+    """How files of a kind are read. size: (width, height) of the header. read: all of it, at most so many pixels."""
+
+    size: Callable[[Path], tuple[int, int]]
+    read: Callable[[Path, int | None], Raster]
+
+
+def _container(path: Path) -> _Container:
     """Look at the first bytes; the suffix does not matter."""
     head = _head(path)
     if png.is_deep(head):
-        return png.read_deep
+        return _Container(pillow.size, png.read_deep)
     if head.startswith(tiff.MAGIC):
-        return tiff.read
+        return _Container(tiff.size, tiff.read)
     if head.startswith(_KNOWN) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
-        return pillow.read
+        return _Container(pillow.size, pillow.read)
     if not head:
-        raise Refused("the file is empty: get a whole copy of it")
-    raise Refused("not a picture of a known kind (JPEG, PNG, TIFF, WebP, BMP, GIF): convert it to one")
+        raise UnreadablePicture("the file is empty: get a whole copy of it")
+    raise UnreadablePicture("not a picture of a known kind (JPEG, PNG, TIFF, WebP, BMP, GIF): convert it to one")
 
 
 def _head(path: Path) -> bytes:
@@ -158,7 +184,7 @@ def _head(path: Path) -> bytes:
         if path.is_dir():
             raise IsADirectoryError(f"{path}: a folder, not a picture: name a file in it")
         if path.exists() and not path.is_file():
-            raise Refused("not a regular file: save the picture to one first")
+            raise UnreadablePicture("not a regular file: save the picture to one first")
         with path.open("rb") as file:
             return file.read(32)
     except FileNotFoundError:
@@ -190,7 +216,7 @@ def check_output(path: str | Path, *, inputs: Iterable[str | Path] = (), size: t
     inputs: files that must not be overwritten, under whatever name or link.
     size: (width, height) in px of what will be written, if known.
 
-    Raises ValueError for an unknown suffix, a size that the format cannot hold, an output that is an input;
+    Raises BadInput for an unknown suffix, a size that the format cannot hold, an output that is an input;
     IsADirectoryError, FileNotFoundError, NotADirectoryError or PermissionError for the place.
     """
     path = Path(path)
@@ -198,10 +224,10 @@ def check_output(path: str | Path, *, inputs: Iterable[str | Path] = (), size: t
     if path.is_dir():
         raise IsADirectoryError(f"{path}: a folder: give a file name in it")
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path}: not a regular file: choose another output")
+        raise BadInput(f"{path}: not a regular file: choose another output")
     for other in inputs:
         if _same(path, other):
-            raise ValueError(f"{path}: would overwrite the input {other}: choose another output")
+            raise BadInput(f"{path}: would overwrite the input {other}: choose another output")
     _check_folder(path)
     return path
 
@@ -210,7 +236,7 @@ def _format(path: Path) -> str:
     form = OUTPUT_SUFFIXES.get(path.suffix.lower())
     if form is None:
         known = " ".join(OUTPUT_SUFFIXES)
-        raise ValueError(f"{path}: suffix '{path.suffix}' names no output format: use one of {known}")
+        raise BadInput(f"{path}: suffix '{path.suffix}' names no output format: use one of {known}")
     return form
 
 
@@ -218,7 +244,7 @@ def _check_size(path: Path, form: str, size: tuple[int, int] | None) -> None:
     longest = _LONGEST.get(form)
     if size and longest and max(size) > longest:
         shape = f"{size[0]}x{size[1]}"
-        raise ValueError(f"{path}: {shape} is too large, {form} holds at most {longest} px a side: write a .tif")
+        raise BadInput(f"{path}: {shape} is too large, {form} holds at most {longest} px a side: write a .tif")
 
 
 def _same(one: Path, other: str | Path) -> bool:
@@ -237,7 +263,7 @@ def _check_folder(path: Path) -> None:
         raise NotADirectoryError(f"{path}: {folder} is not a folder: choose another output")
     if path.exists() and not os.access(path, os.W_OK):
         raise PermissionError(f"{path}: is write-protected: change its permissions or choose another output")
-    trial = _aside(path)
+    trial = aside_path(path)
     try:
         trial.touch(exist_ok=False)  # permission bits alone say little on network and read-only file systems
     except OSError as error:
@@ -245,12 +271,6 @@ def _check_folder(path: Path) -> None:
         raise PermissionError(f"{path}: cannot write in {folder} ({reason}): choose another folder") from None
     finally:
         trial.unlink(missing_ok=True)
-
-
-def _aside(path: Path) -> Path:
-    """A hidden new name beside the file that `path` leads to."""
-    place = Path(os.path.realpath(path))
-    return place.with_name(aside_name(place.name))
 
 
 def write_image(path: str | Path, picture: Picture, *, settings: str | None = None, quality: int = 95) -> list[str]:
@@ -262,20 +282,16 @@ def write_image(path: str | Path, picture: Picture, *, settings: str | None = No
     The file is written aside and renamed: it appears whole or not at all. A symbolic link stays and its
     target is replaced. Values are rounded to the nearest step; those outside [0, 1] are clipped.
 
-    Raises as `check_output`, ValueError for a malformed picture or quality, OSError when writing fails.
+    Raises as `check_output`, BadInput for a malformed picture or quality, OSError when writing fails.
     """
     _check_picture(Path(path), picture)
     path = check_output(path, size=picture.size)
     if not 1 <= quality <= 100:
-        raise ValueError(f"{path}: quality {quality} is not in 1 to 100: choose one that is, such as 95")
+        raise BadInput(f"{path}: quality {quality} is not in 1 to 100: choose one that is, such as 95")
     with quiet():
         parcel = pack(_raster(picture), _format(path), settings)
-    try:
-        with _written_aside(path) as file:
-            encode(file, parcel, quality)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise OSError(f"{path}: not written ({reason}): free some space or choose another output") from None
+    with told_in_one_line(path, "free some space or choose another output", ValueError), whole_file(path) as file:
+        encode(file, parcel, quality)
     return list(parcel.notes)
 
 
@@ -288,23 +304,11 @@ def _check_picture(path: Path, picture: Picture) -> None:
     pixels, alpha = picture.pixels, picture.alpha
     if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size or pixels.dtype.kind != "f":
         found = f"{pixels.dtype} {pixels.shape}"
-        raise ValueError(f"{path}: pixels are {found}, must be floating-point (height, width, 3): convert them")
+        raise BadInput(f"{path}: pixels are {found}, must be floating-point (height, width, 3): convert them")
     if alpha is not None and alpha.shape != pixels.shape[:2]:
-        raise ValueError(f"{path}: alpha is {alpha.shape}, the pixels {pixels.shape[:2]}: resize alpha")
+        raise BadInput(f"{path}: alpha is {alpha.shape}, the pixels {pixels.shape[:2]}: resize alpha")
     if not all(np.isfinite(values).all() for values in (pixels, alpha) if values is not None):
-        raise ValueError(f"{path}: some values are NaN or infinite: look at what made them, nothing is written")
-
-
-@contextmanager
-def _written_aside(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` when the block ends well and is removed when it does not."""
-    aside = _aside(path)
-    try:
-        with open(aside, "xb") as file:  # unlike tempfile, leaves permissions to the umask
-            yield file
-        os.replace(aside, os.path.realpath(path))
-    finally:
-        aside.unlink(missing_ok=True)
+        raise BadInput(f"{path}: some values are NaN or infinite: look at what made them, nothing is written")
 
 
 def resize(pixels: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -314,7 +318,7 @@ def resize(pixels: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.flo
     """
     width, height = size
     if width < 1 or height < 1:
-        raise ValueError(f"cannot resize to {width}x{height}: both sides must be at least 1 px")
+        raise BadInput(f"cannot resize to {width}x{height}: both sides must be at least 1 px")
     smaller = (min(width, pixels.shape[1]), min(height, pixels.shape[0]))
     # OpenCV averages areas only when neither axis grows, hence two steps.
     scaled = cv2.resize(np.ascontiguousarray(pixels), smaller, interpolation=cv2.INTER_AREA)
@@ -326,6 +330,6 @@ def resize(pixels: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.flo
 def fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
     """(width, height) px scaled so that the longest side is `longest`, the other at least 1."""
     if longest < 1 or min(size) < 1:
-        raise ValueError(f"cannot fit {size[0]}x{size[1]} to {longest} px: all must be at least 1 px")
+        raise BadInput(f"cannot fit {size[0]}x{size[1]} to {longest} px: all must be at least 1 px")
     width, height = (max(1, round(side * longest / max(size))) for side in size)
     return width, height

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -12,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 
+from parallel_nst.files.digests import digest_of, file_digest
 from parallel_nst.files.images import Picture, check_output, fit, read_image, resize, write_image
+from parallel_nst.files.whole_files import remove_leftovers
 from parallel_nst.networks.backbones.registry import build_backbone, load_weights
 from parallel_nst.painting.planning.footprint import driver_bytes, worker_share
 from parallel_nst.painting.planning.memory import parse_memory
@@ -101,6 +102,7 @@ def stylize_file(
     memory = None if job.memory is None else parse_memory(job.memory)
     for path in (job.output, *([job.preview] if job.preview_every else [])):
         check_output(path, inputs=[job.content, job.style])
+    remove_leftovers((job.output, job.preview, job.snapshot))
     weights = load_weights(job.recipe.backbone, job.weights)
     backbone = build_backbone(job.recipe.backbone, weights)
     resolved = resolve(job.recipe, backbone)
@@ -199,10 +201,8 @@ def memory_share(job: PictureJob, memory: int | None, crew: Crew, content: tuple
 
 def identity_of(job: PictureJob, recipe: Recipe) -> str:
     """A digest of all that the picture depends on."""
-    digest = hashlib.sha256(recipe.digest().encode())
-    for path in (job.content, job.style, *([job.weights] if job.weights else [])):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+    files = (job.content, job.style, *([job.weights] if job.weights else []))
+    return digest_of(text.encode() for text in (recipe.digest(), *map(file_digest, files)))
 
 
 def resumed(job: PictureJob, identity: str, notify: Callable[[str], None]) -> Snapshot | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from parallel_nst.files.whole_files import replacing, told_in_one_line
 
 FORMAT = "parallel_nst snapshot 1"
 
@@ -34,19 +35,14 @@ class Snapshot:
 
 
 def save_snapshot(path: Path, snapshot: Snapshot, identity: str) -> None:
-    """Write aside, then rename: at `path` there is always a whole snapshot. identity: of the run it belongs to.
-    OSError, in one line, where it cannot be written."""
-    aside = path.with_name(path.name + ".part")
+    """At `path` there is always a whole snapshot. identity: of the run it belongs to. OSError, in one line, where it
+    cannot be written."""
     tensors, aliases = distinct(snapshot.tensors)
     numbers = {"scale": snapshot.scale, "step": snapshot.step, "numbers": dict(snapshot.numbers), "aliases": aliases}
     metadata = {"format": FORMAT, "identity": identity, "run": json.dumps(numbers)}
-    try:
+    advice = "make room, or go without --checkpoint-every"
+    with told_in_one_line(path, advice, SafetensorError), replacing(path) as aside:
         save_file(tensors, aside, metadata=metadata)
-        os.replace(aside, path)
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be written ({error}); make room, or go without --checkpoint-every") from None
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def distinct(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

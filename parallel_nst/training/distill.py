@@ -39,8 +39,8 @@ from parallel_nst.networks.backbones.registry import (
     save_embedded,
 )
 from parallel_nst.networks.generators.base import Generator
-from parallel_nst.training.datasets import Batches
-from parallel_nst.training.fit import FitSettings, Status, Watch, fit
+from parallel_nst.training.batches import Batches
+from parallel_nst.training.fit import FitSettings, TrainingCallbacks, TrainingStatus, fit
 from parallel_nst.training.objective import TOTAL, Batch, Losses, Phase
 
 TEACHER_FRAME = 3  # px, half of the 7x7 window of the teacher's first convolution
@@ -279,17 +279,17 @@ def distill(settings: DistillSettings, photos: list[np.ndarray], teacher: Squeez
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     stream = batches(training, settings, settings.seed)
     model.measure([stream.at(settings.steps + number)["images"] for number in range(MEASURED)])
-    every = FitSettings(settings.steps, CHECKPOINT_EVERY, sample_every=0, recipe=asdict(settings))
-    watch = Watch(
+    every = FitSettings(settings.steps, CHECKPOINT_EVERY, sample_every=0, recipe=asdict(settings), resume=True)
+    callbacks = TrainingCallbacks(
         on_step=lambda status: tell(status, model, held_out, settings),
         notify=lambda line: log.info("%s", line),
     )
-    fit(Distillation(model, settings), stream, every, work, resume=True, watch=watch)
+    fit(Distillation(model, settings), stream, every, work, callbacks=callbacks)
     log.info("final held out: %s", evaluate(model, held_out, settings))
     return model
 
 
-def tell(status: Status, model: Distiller, held_out: list[np.ndarray], settings: DistillSettings) -> None:
+def tell(status: TrainingStatus, model: Distiller, held_out: list[np.ndarray], settings: DistillSettings) -> None:
     """Errors by tap every hundred steps, those on held-out photographs every five hundred."""
     if status.step % CHECKPOINT_EVERY == 0 or status.step == status.steps:
         errors = " ".join(f"{status.losses[f'distil/{tap}']:.3f}" for tap, _ in settings.taps)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from parallel_nst.errors import BadInput
 from parallel_nst.files.images import resize
 from parallel_nst.networks.backbones.base import Backbone
 from parallel_nst.networks.backbones.registry import backbone_entry
@@ -68,9 +69,9 @@ class FeedforwardSettings:
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.content_weight == 0 and self.style_weight == 0:
-            raise ValueError("content_weight and style_weight are both 0; give at least one a value above 0")
+            raise BadInput("content_weight and style_weight are both 0; give at least one a value above 0")
         if self.architecture == "vgg16-decoder" and self.norm == "batch":
-            raise ValueError("norm is 'batch'; vgg16-decoder knows only instance")
+            raise BadInput("norm is 'batch'; vgg16-decoder knows only instance")
 
     @property
     def layers_used(self) -> LayerWeights:
@@ -79,7 +80,7 @@ class FeedforwardSettings:
         return LayerWeights(self.layers.style or default.style, self.layers.content or default.content)
 
 
-class Painter(nn.Module):
+class StyleObjective(nn.Module):
     """The generator under the eye of a frozen backbone.
 
     forward: pictures (N, 3, H, W) under "images" -> losses, each a mean over the pictures of what one of them misses,
@@ -93,7 +94,7 @@ class Painter(nn.Module):
     ) -> None:
         super().__init__()
         self.generator = generator
-        self._eye = (backbone, targets)  # in a tuple: no part of what is trained or wrapped
+        self._judged_by = (backbone, targets)  # in a tuple: no part of what is trained or wrapped
         self.settings = settings
 
     def forward(self, batch: Batch) -> Losses:
@@ -106,7 +107,7 @@ class Painter(nn.Module):
     def losses(self, photos: Tensor, painted: Tensor, dtype: torch.dtype) -> Losses:
         """Of what was painted, not clamped, of photographs. dtype: of the backbone."""
         settings, layers = self.settings, self.settings.layers_used
-        backbone, targets = self._eye
+        backbone, targets = self._judged_by
         with torch.no_grad():
             wanted = backbone(photos, layers.content, dtype)
         features = backbone(painted, {**layers.style, **layers.content}, dtype)
@@ -191,12 +192,12 @@ def measured_targets(backbone: Backbone, style: Tensor, settings: FeedforwardSet
 def style_picture(pixels: NDArray[np.float32], style_size: int, crop: int) -> Tensor:
     """A style picture (H, W, 3) as (1, 3, h, w), reduced to a shorter side of `style_size` px, never enlarged.
 
-    ValueError when it would be smaller than the crops it is compared with: statistics of so few positions say little.
+    BadInput when it would be smaller than the crops it is compared with: statistics of so few positions say little.
     """
     height, width = pixels.shape[:2]
     side = min(style_size or height, height, width)
     if side < crop:
-        raise ValueError(
+        raise BadInput(
             f"the style picture is {width}x{height} px and is used with a shorter side of {side} px, smaller than the "
             f"crops of {crop} px; give a larger picture, a larger --style-size or a smaller --crop"
         )
@@ -230,15 +231,15 @@ def new_decoder(width: int) -> Generator:
 
 def take_encoder(generator: Generator, weights: Mapping[str, Tensor]) -> None:
     """Put torchvision's VGG16 into the encoder and freeze its first 20 layers, as the source of this generator does.
-    ValueError where the generator has no such encoder."""
+    BadInput where the generator has no such encoder."""
     if not isinstance(generator, VGGDecoder):
-        raise ValueError(f"weights for an encoder are given, but {generator.architecture} has none")
+        raise BadInput(f"weights for an encoder are given, but {generator.architecture} has none")
     own = {f"encoder.{key.removeprefix('features.')}": value for key, value in weights.items()}
     for key, value in generator.state_dict().items():
         layer = key.split(".")[1]
         if key.startswith("encoder.") and isinstance(generator.encoder[int(layer)], nn.Conv2d):
             if key not in own or own[key].shape != value.shape:
-                raise ValueError(f"the encoder's weights lack {key.replace('encoder', 'features')} of VGG16's shape")
+                raise BadInput(f"the encoder's weights lack {key.replace('encoder', 'features')} of VGG16's shape")
             value.copy_(own[key])
     generator.encoder[:FROZEN_LAYERS].requires_grad_(False)
 
@@ -286,7 +287,7 @@ class Feedforward:
         begin_at(self.generator, style.mean((0, 2, 3)))
         self.generator.to(device, style.dtype)
         backbone, style = backbone.to(device, style.dtype), style.to(device)
-        painter = Painter(self.generator, backbone, measured_targets(backbone, style, settings), settings)
+        painter = StyleObjective(self.generator, backbone, measured_targets(backbone, style, settings), settings)
         trained = [weight for weight in painter.parameters() if weight.requires_grad]
         optimizer = torch.optim.Adam(trained, lr=settings.learning_rate)
         schedule = LambdaLR(optimizer, cosine(steps, settings.last_rate))

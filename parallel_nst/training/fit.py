@@ -18,18 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from parallel_nst.training.checkpoints import load_newest, save_checkpoint, steps_of
-from parallel_nst.training.datasets import Prefetched, Stream
-from parallel_nst.training.objective import TOTAL, Batch, Objective, Phase
+from parallel_nst.errors import BadInput, Diverged
+from parallel_nst.training.batches import Prefetched, Stream
+from parallel_nst.training.checkpoint_files import steps_of
+from parallel_nst.training.checkpoints import load_newest, save_checkpoint
+from parallel_nst.training.objective import TOTAL, Batch, Phase, TrainingObjective
 from parallel_nst.training.records import Records, write_sheet
 from parallel_nst.workers.ranks.place import Place
 
 DTYPES = ("float32", "bfloat16")
 RECENT = 20  # steps that the speed shown during a run is taken over
-
-
-class Diverged(ValueError):
-    """A loss is infinite or not a number; to go on from the last checkpoint as before would end so again."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class FitSettings:
     steps: in all, those before a resume included. checkpoint_every, sample_every: steps; the last step always has
     both, 0 samples none at all. keep: checkpoints that stay, the newest. dtype: `bfloat16` computes the losses under
     autocast, weights and optimisers stay float32. recipe: settings, as JSON has them, that the numbers depend on; a
-    checkpoint of another recipe is refused.
+    checkpoint of another recipe is refused. resume: go on from the newest whole checkpoint; begin where there is none.
     """
 
     steps: int
@@ -48,34 +46,34 @@ class FitSettings:
     sample_every: int = 500
     dtype: str = "float32"
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    resume: bool = False
 
     def __post_init__(self) -> None:
         if min(self.steps, self.checkpoint_every, self.keep) < 1 or self.sample_every < 0:
-            raise ValueError(
+            raise BadInput(
                 f"steps {self.steps}, checkpoint_every {self.checkpoint_every}, keep {self.keep}, "
                 f"sample_every {self.sample_every}: must be at least 1, and the last at least 0"
             )
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype {self.dtype} is unknown: choose one of {', '.join(DTYPES)}")
+            raise BadInput(f"dtype {self.dtype} is unknown: choose one of {', '.join(DTYPES)}")
 
 
 @dataclass(frozen=True)
-class Status:
+class TrainingStatus:
     """After a step. losses: mean over ranks, by `phase/loss`. images_per_second: of all ranks, lately; 0 until known.
-    waiting: share of the time so far in which data was not ready. seconds_left: None until known."""
+    waiting: share of the time so far in which data was not ready."""
 
     step: int
     steps: int
     losses: Mapping[str, float]
     images_per_second: float
     waiting: float
-    seconds_left: float | None
 
 
 @dataclass(frozen=True)
 class FitReport:
     """What came of a run. began: the step that it went on from. losses: of the last step, empty if there was none to
-    do. seconds: all. images_per_second, waiting: see `Meter`. sheet: the contact sheet, if there are samples."""
+    do. seconds: all. images_per_second, waiting: see `TrainingSpeed`. sheet: the contact sheet, if there is one."""
 
     steps: int
     began: int
@@ -86,7 +84,7 @@ class FitReport:
     sheet: Path | None
 
 
-class Meter:
+class TrainingSpeed:
     """Speed of the steps, without what lies between them (samples, checkpoints), and without the first, in which
     memory is set up and the first batch is made."""
 
@@ -120,78 +118,71 @@ class Meter:
         """Share of the time in which data was not ready."""
         return self._waited / self._seconds if self._seconds else 0.0
 
-    def seconds_left(self, steps: int) -> float | None:
-        """For this many steps, at the speed of the last ones."""
-        return steps * self._pictures / self.lately if self.lately else None
-
 
 @dataclass(frozen=True)
-class Watch:
-    """What is told while training. on_step: after each step, on rank 0. on_checkpoint: the step and the folder, when a
-    checkpoint is whole, on every rank. notify: lines that the user should see, on rank 0."""
+class TrainingCallbacks:
+    """What is told while training. on_step: after each step, on rank 0. notify: lines that the user should see, on
+    rank 0."""
 
-    on_step: Callable[[Status], None] = lambda status: None
-    on_checkpoint: Callable[[int, Path], None] = lambda step, folder: None
+    on_step: Callable[[TrainingStatus], None] = lambda status: None
     notify: Callable[[str], None] = lambda line: None
 
 
 def fit(
-    objective: Objective,
+    objective: TrainingObjective,
     stream: Stream,
     settings: FitSettings,
     folder: Path,
     place: Place | None = None,
     *,
     inputs: Batch | None = None,
-    resume: bool = False,
-    watch: Watch | None = None,
+    callbacks: TrainingCallbacks | None = None,
 ) -> FitReport:
     """Train to the last step. Every rank calls this with its own place and its own slice of the batches.
 
     folder: of checkpoints, losses and samples, the same for all ranks. inputs: what samples are made of, None for no
-    samples. resume: go on from the newest whole checkpoint; begin where there is none.
+    samples.
 
-    Raises ValueError, in one line, for a folder that holds checkpoints when not resuming, for checkpoints of other
+    Raises BadInput, in one line, for a folder that holds checkpoints when not resuming, for checkpoints of other
     settings, another architecture or all damaged; Diverged for a loss that is not finite; OSError for what cannot be
     written.
     """
     began = time.perf_counter()
-    place, watch = place or Place(), watch or Watch()
-    notify = watch.notify if place.rank == 0 else lambda line: None
-    first = start(objective, settings, folder, place, resume, notify)
-    meter, losses = Meter(stream.batch), dict[str, float]()
+    place, callbacks = place or Place(), callbacks or TrainingCallbacks()
+    notify = callbacks.notify if place.rank == 0 else lambda line: None
+    first = start(objective, settings, folder, place, notify)
+    speed, losses = TrainingSpeed(stream.batch), dict[str, float]()
     with contextlib.ExitStack() as stack:
         batches = stack.enter_context(Prefetched(stream, first, settings.steps))
         records = stack.enter_context(Records(folder, first, notify)) if place.rank == 0 else None
-        run = Run(objective, settings, folder, place, inputs, records, watch)
+        run = TrainingRun(objective, settings, folder, place, inputs, records, callbacks)
         if first == 0:
             run.sample(0)
-        for step, losses in run.steps(batches, first, meter):
-            run.after(step, losses, meter)
+        for step, losses in run.steps(batches, first, speed):
+            run.after(step, losses, speed)
     sheet = write_sheet(folder) if place.rank == 0 else None
     seconds = time.perf_counter() - began
-    return FitReport(settings.steps, first, seconds, meter.images_per_second, meter.waiting, losses, sheet)
+    return FitReport(settings.steps, first, seconds, speed.images_per_second, speed.waiting, losses, sheet)
 
 
 def start(
-    objective: Objective,
+    objective: TrainingObjective,
     settings: FitSettings,
     folder: Path,
     place: Place,
-    resume: bool,
     notify: Callable[[str], None],
 ) -> int:
     """Make the folder or go on from what it holds; returns the step to begin at."""
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; give a folder for checkpoints and records")
+        raise BadInput(f"{folder} is a file; give a folder for checkpoints and records")
     found = steps_of(folder)
     place.meet()  # all have looked before any writes
-    if found and not resume:
-        raise ValueError(f"{folder} holds a training at step {found[0]}; resume it, or give another folder")
+    if found and not settings.resume:
+        raise BadInput(f"{folder} holds a training at step {found[0]}; resume it, or give another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    step = load_newest(folder, objective, recipe_of(settings), place, notify) if resume else 0
+    step = load_newest(folder, objective, recipe_of(settings), place, notify) if settings.resume else 0
     if step > settings.steps:
-        raise ValueError(f"{folder} holds step {step}, beyond the {settings.steps} asked for; ask for more steps")
+        raise BadInput(f"{folder} holds step {step}, beyond the {settings.steps} asked for; ask for more steps")
     return step
 
 
@@ -200,31 +191,31 @@ def recipe_of(settings: FitSettings) -> dict[str, Any]:
     return {**settings.recipe, "dtype": settings.dtype}
 
 
-class Run:
+class TrainingRun:
     """One process's part of a training under way."""
 
     def __init__(
         self,
-        objective: Objective,
+        objective: TrainingObjective,
         settings: FitSettings,
         folder: Path,
         place: Place,
         inputs: Batch | None,
         records: Records | None,
-        watch: Watch,
+        callbacks: TrainingCallbacks,
     ) -> None:
         """records: None on all ranks but 0."""
         self.objective, self.settings, self.folder, self.place = objective, settings, folder, place
-        self.records, self.watch = records, watch
+        self.records, self.callbacks = records, callbacks
         self.inputs = None if inputs is None or records is None or not settings.sample_every else inputs
         self.modules = [(phase, place.wrap(phase.module)) for phase in objective.phases]
 
-    def steps(self, batches: Prefetched, first: int, meter: Meter) -> Iterator[tuple[int, dict[str, float]]]:
+    def steps(self, batches: Prefetched, first: int, speed: TrainingSpeed) -> Iterator[tuple[int, dict[str, float]]]:
         """Do one step after the other; yields how many are done and the losses of the last."""
         began, waited = time.perf_counter(), 0.0
         for step, batch in enumerate(batches, first + 1):
             losses = self.step(step, on_device(batch, self.place.device))
-            meter.add(time.perf_counter() - began, batches.waited - waited)
+            speed.add(time.perf_counter() - began, batches.waited - waited)
             yield step, losses
             began, waited = time.perf_counter(), batches.waited
 
@@ -246,13 +237,12 @@ class Run:
         low = self.settings.dtype == "bfloat16"
         return torch.autocast(self.place.device.type, dtype=torch.bfloat16, enabled=low)
 
-    def after(self, step: int, losses: Mapping[str, float], meter: Meter) -> None:
+    def after(self, step: int, losses: Mapping[str, float], speed: TrainingSpeed) -> None:
         """Records, sample, checkpoint and news of a step that is done."""
         last = step == self.settings.steps
         if self.records is not None:
             self.records.add(step, losses)
-            left = meter.seconds_left(self.settings.steps - step)
-            self.watch.on_step(Status(step, self.settings.steps, losses, meter.lately, meter.waiting, left))
+            self.callbacks.on_step(TrainingStatus(step, self.settings.steps, losses, speed.lately, speed.waiting))
         if last or (self.settings.sample_every and step % self.settings.sample_every == 0):
             self.sample(step)
         if last or step % self.settings.checkpoint_every == 0:
@@ -270,7 +260,6 @@ class Run:
         if self.records is not None:
             self.records.sync()
         save_checkpoint(self.folder, step, self.objective, recipe_of(self.settings), self.place, self.settings.keep)
-        self.watch.on_checkpoint(step, self.folder)
 
 
 def take_turn(

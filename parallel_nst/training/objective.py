@@ -49,7 +49,7 @@ class Phase:
     clip: float | None = None
 
 
-class Objective(Protocol):
+class TrainingObjective(Protocol):
     """What the loop trains.
 
     networks: all that is trained, by name, unwrapped; what checkpoints hold.

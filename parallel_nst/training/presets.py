@@ -6,15 +6,15 @@ backbone has layers of the same names, but features of another size: with it use
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from parallel_nst.errors import BadInput
 from parallel_nst.recipe import LayerWeights
+from parallel_nst.training.batches import CropSettings
 from parallel_nst.training.cyclegan import CycleSettings
-from parallel_nst.training.datasets import CropSettings
 from parallel_nst.training.feedforward import FeedforwardSettings
 
 JOHNSON_LAYERS = LayerWeights(
@@ -41,7 +41,7 @@ class Preset:
 
     def __post_init__(self) -> None:
         if (self.epochs > 0) == (self.steps > 0):
-            raise ValueError(f"epochs {self.epochs} and steps {self.steps}; give exactly one of them a value above 0")
+            raise BadInput(f"epochs {self.epochs} and steps {self.steps}; give exactly one of them a value above 0")
 
     def length(self, epoch_steps: int) -> int:
         """Steps in all, with so many in an epoch."""
@@ -54,10 +54,6 @@ class Preset:
     def to_json(self) -> str:
         """`readable` in one line, keys sorted."""
         return json.dumps(self.readable(), sort_keys=True)
-
-    def digest(self) -> str:
-        """First 16 hexadecimal digits of the SHA-256 of `to_json`: equal settings, equal digests."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
 
 FEEDFORWARD = {
@@ -169,11 +165,3 @@ CYCLEGAN = {
         epochs=200,
     ),
 }
-PRESETS = {**FEEDFORWARD, **CYCLEGAN}
-
-
-def preset(name: str) -> Preset:
-    """A recipe by its name; ValueError names those there are."""
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
-    return PRESETS[name]

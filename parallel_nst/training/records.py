@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from parallel_nst.errors import BadInput
 from parallel_nst.files.formats.raster import decode_by_opencv
+from parallel_nst.files.whole_files import remove_leftovers_in, whole_file, write_whole
 
 LOSSES = "losses.csv"
 EVENTS = "tensorboard"
@@ -41,22 +43,20 @@ class Losses:
         self.path = folder / LOSSES
         self._columns: list[str] | None = None
         kept = lines_until(self.path, step) if step else []
-        aside = self.path.with_name(LOSSES + ".part")
-        aside.write_text("".join(kept), encoding="utf-8")
-        os.replace(aside, self.path)
+        write_whole({self.path: "".join(kept).encode()})
         if kept:
             self._columns = kept[0].strip().split(",")
         self._file: TextIO = self.path.open("a", encoding="utf-8", newline="")
 
     def add(self, step: int, losses: Mapping[str, float]) -> None:
-        """One line, at once in the file. ValueError when the losses have other names than before."""
+        """One line, at once in the file. BadInput when the losses have other names than before."""
         columns = ["step", *losses]
         writer = csv.writer(self._file, lineterminator="\n")
         if self._columns is None:
             writer.writerow(columns)
             self._columns = columns
         if columns != self._columns:
-            raise ValueError(f"{self.path} has the columns {self._columns}, not {columns}; move it away")
+            raise BadInput(f"{self.path} has the columns {self._columns}, not {columns}; move it away")
         writer.writerow([step, *(f"{value:.9g}" for value in losses.values())])
         self._file.flush()
 
@@ -91,8 +91,10 @@ class Records:
     """All records of one training in its folder; a context. Of rank 0 alone."""
 
     def __init__(self, folder: Path, step: int, notify: Callable[[str], None]) -> None:
-        """step: that training goes on from. ValueError or OSError, in one line, where the folder cannot be used."""
+        """step: that training goes on from. BadInput or OSError, in one line, where the folder cannot be used."""
         self.folder = folder
+        for left in (folder, folder / SAMPLES):
+            remove_leftovers_in(left, lambda name: name in (LOSSES, SHEET) or name.startswith("step-"))
         self._losses = Losses(folder, step)
         self._events = event_writer(folder, step, notify)
 
@@ -134,11 +136,10 @@ def joined(pictures: Tensor) -> NDArray[np.uint8]:
 
 
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
-    """(H, W, 3) RGB, written aside and renamed; makes the folder."""
+    """(H, W, 3) RGB, whole or not at all; makes the folder."""
     path.parent.mkdir(exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    Image.fromarray(picture).save(aside, "PNG")
-    os.replace(aside, path)
+    with whole_file(path) as file:
+        Image.fromarray(picture).save(file, "PNG")
 
 
 def write_sheet(folder: Path) -> Path | None:

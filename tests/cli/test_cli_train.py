@@ -36,10 +36,10 @@ from parallel_nst.cli.train import (
 from parallel_nst.jobs.train import job as training
 from parallel_nst.jobs.train.job import TrainJob, TrainReport
 from parallel_nst.networks.generators.files import read_generator
-from parallel_nst.training.checkpoints import steps_of
+from parallel_nst.training.checkpoint_files import steps_of
 from parallel_nst.training.cyclegan import CycleSettings
 from parallel_nst.training.feedforward import FeedforwardSettings
-from parallel_nst.training.fit import Status
+from parallel_nst.training.fit import TrainingStatus
 from parallel_nst.training.presets import CYCLEGAN, FEEDFORWARD
 from parallel_nst.workers import opening as pools
 
@@ -246,8 +246,8 @@ def test_wrong_material_is_one_line(pnst: Pnst, folder: Path, arguments: tuple[o
 
 def test_what_is_shown_of_a_step() -> None:
     losses = {"generators/total": 12.345678, "generators/fool": 1.0}
-    assert describe(Status(3, 10, losses, 0.0, 0.0, None)) == "step 3/10  loss 12.35"
-    full = describe(Status(3, 10, losses, 4.56, 0.25, 7.0))
+    assert describe(TrainingStatus(3, 10, losses, 0.0, 0.0, None)) == "step 3/10  loss 12.35"
+    full = describe(TrainingStatus(3, 10, losses, 4.56, 0.25, 7.0))
     assert full == "step 3/10  loss 12.35  4.6 images/s  waiting for data 25%"
 
 

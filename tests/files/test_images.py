@@ -830,7 +830,7 @@ def test_no_encoder_writes_past_the_file_object(suffix: str, tmp_path: Path, mon
             raise AssertionError("the descriptor is nobody's business")
 
     path, file = tmp_path / f"a{suffix}", Plain()
-    monkeypatch.setattr(images, "_written_aside", lambda path: contextlib.nullcontext(file))
+    monkeypatch.setattr(images, "whole_file", lambda path: contextlib.nullcontext(file))
     write_image(path, Picture(smooth()))
     path.write_bytes(file.getvalue())
     assert np.abs(read_image(path).pixels - smooth()).max() < 0.1

@@ -22,7 +22,7 @@ from PIL import Image
 from tiny_networks import LAYERS, tiny_state
 
 from parallel_nst.jobs.compare import job as comparing
-from parallel_nst.jobs.compare.files import CSV, JSON, PAGE, PLOT, output_folder, place, write_files
+from parallel_nst.jobs.compare.files import CSV, JSON, PAGE, PLOT, output_folder, write_files
 from parallel_nst.jobs.compare.job import (
     compare,
     limit,
@@ -226,8 +226,10 @@ def test_with_matplotlib_there_is_a_plot_on_the_page_too(comparison: Comparison,
     assert plot.size in {picture.size for picture in embedded((tmp_path / PAGE).read_text())}
 
 
-def test_files_appear_together_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a").write_bytes(b"old")
+def test_files_appear_together_or_not_at_all(
+    comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / CSV).write_bytes(b"old")
     write, calls = Path.write_bytes, itertools.count()
 
     def fails_later(path: Path, data: bytes) -> int:
@@ -236,10 +238,10 @@ def test_files_appear_together_or_not_at_all(tmp_path: Path, monkeypatch: pytest
         return write(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", fails_later)
-    with pytest.raises(OSError, match=r"not written \(No space left on device\): free some space"):
-        place({"a": b"new", "b": b"new"}, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert (tmp_path / "a").read_bytes() == b"old"
+    with pytest.raises(OSError, match=r"cannot be written \(No space left on device\): free some space"):
+        write_files(comparison, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [CSV]
+    assert (tmp_path / CSV).read_bytes() == b"old"
 
 
 def test_a_folder_that_was_made_for_nothing_goes_again(tmp_path: Path) -> None:

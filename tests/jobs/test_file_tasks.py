@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from parallel_nst.files.digests import file_digest
 from parallel_nst.files.images import Picture, read_image, write_image
-from parallel_nst.jobs.batch.resume import file_digest
-from parallel_nst.jobs.batch.stylizers import Brush, Painted
-from parallel_nst.jobs.batch.tasks import FileWork, Outcome, PaintFiles, Writing, paint_files, stamp_of
+from parallel_nst.jobs.batch.stamps import stamp_of
+from parallel_nst.jobs.batch.stylizers import Painted, PaintPictures
+from parallel_nst.jobs.batch.tasks import FileOutcome, FileWork, PaintFiles, Writing, paint_files
 from parallel_nst.workers.pool import SerialPool, only
 from parallel_nst.workers.worker import Worker, WorkerSpec
 
@@ -21,7 +22,7 @@ SPEC = WorkerSpec("cpu", "float32", 1, {})
 
 
 class Inverse:
-    """A brush that inverts pictures and remembers which it was given together."""
+    """Inverts pictures and remembers which it was given together."""
 
     def __init__(self, most: int = 100) -> None:
         self.most = most
@@ -44,8 +45,10 @@ def files(folder: Path, *sizes: tuple[int, int]) -> list[FileWork]:
     return works
 
 
-def run(works: Sequence[FileWork], brush: Brush, together: int = 1000, writing: Writing = WRITING) -> list[Outcome]:
-    found = dict(paint_files(works, together, brush, writing))
+def run(
+    works: Sequence[FileWork], paint: PaintPictures, together: int = 1000, writing: Writing = WRITING
+) -> list[FileOutcome]:
+    found = dict(paint_files(works, together, paint, writing))
     assert sorted(found) == list(range(len(works)))
     return [found[number] for number in range(len(works))]
 
@@ -65,17 +68,17 @@ def test_pictures_are_painted_written_and_stamped(tmp_path: Path) -> None:
     [(0, [1, 1, 1, 1, 1]), (12, [1, 1, 1, 1, 1]), (24, [2, 1, 2]), (36, [3, 2]), (1000, [3, 2])],
 )
 def test_pictures_of_one_size_go_together_as_far_as_they_may(tmp_path: Path, together: int, calls: list[int]) -> None:
-    brush = Inverse()
-    run(files(tmp_path, (4, 3), (3, 4), (4, 3), (3, 4), (4, 3)), brush, together)
-    assert sorted(map(len, brush.calls)) == sorted(calls)
-    assert all(len(set(call)) == 1 for call in brush.calls)
+    paint = Inverse()
+    run(files(tmp_path, (4, 3), (3, 4), (4, 3), (3, 4), (4, 3)), paint, together)
+    assert sorted(map(len, paint.calls)) == sorted(calls)
+    assert all(len(set(call)) == 1 for call in paint.calls)
 
 
 def test_a_pass_that_fails_together_is_tried_picture_by_picture(tmp_path: Path) -> None:
-    brush = Inverse(most=1)
+    paint = Inverse(most=1)
     works = files(tmp_path, (4, 3), (4, 3), (4, 3))
-    assert all(outcome.error is None for outcome in run(works, brush))
-    assert [len(call) for call in brush.calls] == [3, 1, 1, 1]
+    assert all(outcome.error is None for outcome in run(works, paint))
+    assert [len(call) for call in paint.calls] == [3, 1, 1, 1]
 
 
 def test_a_bad_picture_is_its_own_outcome(tmp_path: Path) -> None:
@@ -90,7 +93,7 @@ def test_a_bad_picture_is_its_own_outcome(tmp_path: Path) -> None:
     assert good.output.exists() and not works[0].output.exists()
 
 
-def test_a_brush_that_fails_leaves_no_file(tmp_path: Path) -> None:
+def test_painting_that_fails_leaves_no_file(tmp_path: Path) -> None:
     (work,) = files(tmp_path, (4, 3))
     (outcome,) = run([work], Inverse(most=0))
     assert outcome.error == "out of memory" and outcome.digest
@@ -100,9 +103,9 @@ def test_a_brush_that_fails_leaves_no_file(tmp_path: Path) -> None:
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     works = files(tmp_path, (4, 3), (4, 3))
     first = run(works[:1], Inverse())
-    brush = Inverse()
-    again = run(works, brush)
-    assert len(brush.calls) == 1 and brush.calls[0] == [(4, 3)]
+    paint = Inverse()
+    again = run(works, paint)
+    assert len(paint.calls) == 1 and paint.calls[0] == [(4, 3)]
     assert again[0].digest == first[0].digest and again[0].error is None
     assert (again[0].width, again[0].height) == (4, 3)
 
@@ -118,35 +121,35 @@ def test_what_has_changed_is_done_again(tmp_path: Path, changed: str) -> None:
         writing = replace(WRITING, recipe="another")
     else:
         work.output.write_bytes(b"no picture")
-    brush = Inverse()
-    (outcome,) = run([work], brush, writing=writing)
-    assert len(brush.calls) == 1 and outcome.error is None
+    paint = Inverse()
+    (outcome,) = run([work], paint, writing=writing)
+    assert len(paint.calls) == 1 and outcome.error is None
     assert stamp_of(work.output) == (outcome.digest, writing.recipe)
 
 
 class Counting:
-    """A painter that counts how often it is made ready."""
+    """A stylizer that counts how often it is made ready."""
 
     dtype, at_once, together = "float32", 8, 1000
 
     def __init__(self) -> None:
         self.ready_calls = 0
 
-    def ready(self, worker: Worker) -> Brush:
+    def ready(self, worker: Worker) -> PaintPictures:
         self.ready_calls += 1
         return Inverse()
 
 
-def test_a_worker_makes_its_painter_ready_once_for_a_batch(tmp_path: Path) -> None:
-    pool, painter = SerialPool(SPEC), Counting()
+def test_a_worker_makes_its_stylizer_ready_once_for_a_batch(tmp_path: Path) -> None:
+    pool, stylizer = SerialPool(SPEC), Counting()
     works = files(tmp_path, (4, 3), (4, 3), (4, 3))
-    shared = pool.share(painter)
+    shared = pool.share(stylizer)
     for work in works:
         (outcome,) = only(pool.map([PaintFiles([work], shared, WRITING, "one")]))
         assert outcome.error is None
-    assert painter.ready_calls == 1
+    assert stylizer.ready_calls == 1
     only(pool.map([PaintFiles(works, shared, WRITING, "two")]))
-    assert painter.ready_calls == 2
+    assert stylizer.ready_calls == 2
 
 
 def test_exif_icc_and_alpha_come_through(tmp_path: Path) -> None:

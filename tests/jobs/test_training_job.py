@@ -20,18 +20,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_networks import LAYERS, tiny_state
 
+from parallel_nst.files.locks import LOCK
 from parallel_nst.jobs.train import job as training
-from parallel_nst.jobs.train.folder import LOCK
 from parallel_nst.jobs.train.job import TrainJob, TrainReport, train
 from parallel_nst.jobs.train.pictures import pictures_of
 from parallel_nst.jobs.train.work import LEAST_SIZE, check_size
 from parallel_nst.networks.generators.files import read_generator
 from parallel_nst.recipe import LayerWeights
-from parallel_nst.training.checkpoints import main_path, steps_of
+from parallel_nst.training.batches import CropSettings
+from parallel_nst.training.checkpoint_files import main_path, steps_of
 from parallel_nst.training.cyclegan import CycleGAN, CycleSettings
-from parallel_nst.training.datasets import CropSettings
 from parallel_nst.training.feedforward import FeedforwardSettings
-from parallel_nst.training.fit import Status
+from parallel_nst.training.fit import TrainingStatus
 from parallel_nst.training.presets import Preset
 from parallel_nst.workers import opening as pools
 
@@ -144,7 +144,7 @@ def test_two_generators_of_cyclegan(material: Path, tmp_path: Path) -> None:
 
 
 def test_progress_is_told_step_by_step(material: Path, tmp_path: Path) -> None:
-    seen: list[Status] = []
+    seen: list[TrainingStatus] = []
     train(style_job(material, tmp_path / "run"), lambda line: None, seen.append)
     assert [status.step for status in seen] == [1, 2, 3, 4, 5, 6]
     assert all(status.steps == 6 for status in seen)
@@ -155,7 +155,7 @@ def test_progress_is_told_step_by_step(material: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", JOBS)
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(material: Path, tmp_path: Path, kind: str) -> None:
-    def stop(status: Status) -> None:
+    def stop(status: TrainingStatus) -> None:
         if status.step == 5:
             raise KeyboardInterrupt
 
@@ -266,7 +266,7 @@ def test_a_folder_is_for_one_run_at_a_time(material: Path, tmp_path: Path) -> No
     job = style_job(material, tmp_path / "run")
     tried: list[int] = []
 
-    def another(status: Status) -> None:
+    def another(status: TrainingStatus) -> None:
         for resume in (False, True):
             refused(replace(job, resume=resume), r"run: another training is writing here; wait until it ends, or give")
         tried.append(status.step)
@@ -369,7 +369,12 @@ def test_pictures_that_are_left_out_are_named(material: Path, tmp_path: Path) ->
     assert report.pictures == {"images": 6}
     assert report.skipped == {"images": 8}
     told = "\n".join(lines)
-    for text in ("8 pictures left out", "broken.png: cannot be read", "20x50 is smaller than 32 px", "and 3 more"):
+    for text in (
+        "8 pictures left out",
+        "broken.png: not a picture of a known kind",
+        "20x50 is smaller than 32 px",
+        "and 3 more",
+    ):
         assert text in told
 
 

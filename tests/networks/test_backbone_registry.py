@@ -1,5 +1,6 @@
 """Weights: safe reading, 8 bits, and refusals in one line."""
 
+import hashlib
 import io
 import pickle
 import urllib.error
@@ -228,7 +229,7 @@ def test_a_download_is_used_only_when_its_digest_agrees(cache, monkeypatch):
 
 
 def test_a_download_is_kept(cache, monkeypatch):
-    digest = checkpoints.hashlib.sha256(b"weights").hexdigest()
+    digest = hashlib.sha256(b"weights").hexdigest()
     monkeypatch.setattr(checkpoints.urllib.request, "urlopen", lambda *_, **__: Answer(b"weights"))
     cache.mkdir()
     checkpoints.download("https://example.org/file", cache / "file", digest[:8])

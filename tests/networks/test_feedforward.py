@@ -13,7 +13,7 @@ from parallel_nst.networks.generators.files import read_generator, save_generato
 from parallel_nst.training.feedforward import (
     Feedforward,
     FeedforwardSettings,
-    Painter,
+    StyleObjective,
     content_loss,
     cosine,
     gram_means,
@@ -142,7 +142,7 @@ def test_losses_add_up_to_the_total():
 def test_the_phase_trains_the_generator_and_nothing_else(architecture):
     built = objective(architecture=architecture)
     (phase,) = built.phases
-    assert isinstance(phase.module, Painter)
+    assert isinstance(phase.module, StyleObjective)
     assert {id(w) for w in phase.module.parameters()} == {id(w) for w in built.generator.parameters()}
     assert {id(w) for group in phase.optimizer.param_groups for w in group["params"]} == {
         id(w) for w in built.generator.parameters()

@@ -148,7 +148,7 @@ def test_a_save_that_fails_leaves_all_as_it_was(tmp_path, monkeypatch, fails, be
         if fails == "save_file":
             patched.setattr(snapshots, "save_file", half_written)
         else:
-            patched.setattr(snapshots.os, "replace", refusing)
+            patched.setattr(os, "replace", refusing)
         with pytest.raises(OSError):
             save_snapshot(path, Snapshot(0, 0, {"pixels": torch.ones(1)}, {}), "me")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == files

@@ -9,14 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from parallel_nst.training.datasets import (
-    Batches,
-    CropSettings,
-    Pictures,
-    Prefetched,
-    check_apart,
-    find_pictures,
-)
+from parallel_nst.training.batches import Batches, CropSettings, Prefetched
+from parallel_nst.training.pictures import PictureFiles, check_apart, find_pictures
 
 CROP = CropSettings(size=8, flip=True)
 
@@ -62,10 +56,45 @@ def test_only_regular_files_and_links_to_them_are_read(tmp_path):
     found, skipped = find_pictures(tmp_path, 8)
     assert [path.name for path in found] == ["good.png", "link.png"]
     assert {entry.path.name: entry.reason for entry in skipped} == {
-        "pipe.png": "is no regular file",
-        "device.jpg": "is no regular file",
+        "pipe.png": "not a regular file: save the picture to one first",
+        "device.jpg": "not a regular file: save the picture to one first",
         "lost.png": "cannot be read (FileNotFoundError)",
     }
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_nothing_is_handed_to_another_program_whatever_a_file_is_called(tmp_path, monkeypatch):
+    """Pillow would let Ghostscript run the program that an EPS file is."""
+    ran = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *arguments, **options: ran.append(arguments))
+    paths = [tmp_path / name for name in ("1.jpg", "2.png", "3.tif", "4.gif")]
+    for path in paths:
+        path.write_bytes(EPS)
+    good = save(tmp_path / "good.png", size=(40, 40))
+    found, skipped = find_pictures(tmp_path, 8)
+    assert found == [good] and [entry.path for entry in skipped] == paths
+    assert all(entry.reason.startswith("not a picture of a known kind") for entry in skipped)
+    for load in (None, 16):
+        pictures = PictureFiles([*paths, good], load)
+        assert pictures[0].shape == ((40, 40, 3) if load is None else (16, 16, 3))
+        assert [entry.path for entry in pictures.skipped] == paths
+    assert ran == []
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JFIF"])
+def test_a_jpeg_counts_under_all_its_suffixes(tmp_path, suffix):
+    path = save(tmp_path / f"1{suffix}", size=(40, 40), format="JPEG")
+    assert find_pictures(tmp_path, 8) == ([path], [])
+
+
+def test_pictures_above_the_limit_are_left_out_unless_it_is_raised(tmp_path):
+    path = save(tmp_path / "1.png", size=(40, 40))
+    found, skipped = find_pictures(tmp_path, 8, max_pixels=1600)
+    assert (found, skipped) == ([path], [])
+    with pytest.raises(ValueError, match=r"40x40 is 1600 pixels, above the limit of 1599: pass --max-pixels 1600"):
+        find_pictures(tmp_path, 8, max_pixels=1599)
 
 
 def test_what_cannot_be_used_is_named_with_its_reason(tmp_path):
@@ -102,7 +131,7 @@ def test_sets_that_share_a_picture_are_refused(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp"])
 def test_pictures_are_decoded_as_they_are(tmp_path, suffix):
-    pictures = Pictures([save(tmp_path / f"{i}{suffix}", i) for i in range(3)])
+    pictures = PictureFiles([save(tmp_path / f"{i}{suffix}", i) for i in range(3)])
     for i in range(3):
         assert np.array_equal(pictures[i], noise(i))
 
@@ -115,7 +144,7 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     else:
         image = Image.fromarray((grey * 255).astype(np.uint8)).convert(mode)
     image.save(tmp_path / "1.tif")
-    pixels = Pictures([tmp_path / "1.tif"])[0]
+    pixels = PictureFiles([tmp_path / "1.tif"])[0]
     assert pixels.shape == (12, 15, 3) and pixels.dtype == np.uint8
     if mode != "CMYK":
         np.testing.assert_allclose(pixels, 255 * grey[..., None].repeat(3, 2), atol=4)
@@ -125,14 +154,14 @@ def test_pictures_are_turned_upright_and_loaded_at_a_size(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     path = save(tmp_path / "1.jpg", size=(64, 200), exif=exif)
-    assert Pictures([path])[0].shape == (200, 64, 3)
-    assert Pictures([path], load=16)[0].shape == (50, 16, 3)
-    assert Pictures([path], load=128)[0].shape == (400, 128, 3)
+    assert PictureFiles([path])[0].shape == (200, 64, 3)
+    assert PictureFiles([path], load=16)[0].shape == (50, 16, 3)
+    assert PictureFiles([path], load=128)[0].shape == (400, 128, 3)
 
 
 @pytest.mark.parametrize("room", [0, 12 * 15 * 3 * 2, 1 << 20])
 def test_the_cache_changes_nothing_and_keeps_to_its_room(tmp_path, room):
-    pictures = Pictures([save(tmp_path / f"{i}.png", i) for i in range(4)], cache_bytes=room)
+    pictures = PictureFiles([save(tmp_path / f"{i}.png", i) for i in range(4)], cache_bytes=room)
     for _ in range(2):
         assert all(np.array_equal(pictures[i], noise(i)) for i in range(4))
     assert sum(kept.nbytes for kept in pictures._cache.values()) <= room
@@ -142,7 +171,7 @@ def test_a_picture_damaged_behind_its_header_is_replaced_by_the_next_and_named(t
     paths = [save(tmp_path / f"{i}.png", i, (40, 40)) for i in range(3)]
     paths[1].write_bytes(paths[1].read_bytes()[:200])
     assert find_pictures(tmp_path, 8) == (paths, [])
-    pictures = Pictures(paths)
+    pictures = PictureFiles(paths)
     for _ in range(2):
         assert np.array_equal(pictures[1], noise(2, 40, 40))
     assert [item.path for item in pictures.skipped] == [paths[1]]
@@ -150,7 +179,7 @@ def test_a_picture_damaged_behind_its_header_is_replaced_by_the_next_and_named(t
 
 def test_only_damaged_pictures_are_an_error(tmp_path):
     with pytest.raises(ValueError, match="none of 2 pictures"):
-        Pictures([tmp_path / "gone.png", tmp_path / "too.png"])[0]
+        PictureFiles([tmp_path / "gone.png", tmp_path / "too.png"])[0]
 
 
 def test_crops_are_pieces_of_the_picture():
@@ -281,7 +310,7 @@ def test_unreadable_pictures_do_not_change_the_other_ranks_batches(tmp_path):
     paths[2].write_bytes(paths[2].read_bytes()[:300])
 
     def made(rank, ranks):
-        batches = Batches({"images": Pictures(paths)}, 6, CROP, rank=rank, ranks=ranks)
+        batches = Batches({"images": PictureFiles(paths)}, 6, CROP, rank=rank, ranks=ranks)
         return batches.at(0)["images"]
 
     assert torch.equal(torch.cat([made(0, 2), made(1, 2)]), made(0, 1))

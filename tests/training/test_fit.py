@@ -11,11 +11,15 @@ from lessons import Lesson, everything, pictures, stream, weights
 from PIL import Image
 from torch import nn
 
-from parallel_nst.training.datasets import Batches, CropSettings
-from parallel_nst.training.fit import Diverged, FitSettings, Meter, Watch, fit, take_turn
+from parallel_nst.errors import Diverged
+from parallel_nst.files.whole_files import aside_name
+from parallel_nst.training.batches import Batches, CropSettings
+from parallel_nst.training.checkpoint_files import steps_of
+from parallel_nst.training.fit import FitSettings, TrainingCallbacks, TrainingSpeed, fit, take_turn
 from parallel_nst.workers.ranks.place import Place
 
 SETTINGS = FitSettings(steps=6, checkpoint_every=3, sample_every=2, recipe={"seed": 0})
+RESUMED = replace(SETTINGS, resume=True)
 
 
 class Killed(BaseException):
@@ -27,7 +31,7 @@ def killed_after(step):
         if status.step == step:
             raise Killed
 
-    return Watch(on_step=on_step)
+    return TrainingCallbacks(on_step=on_step)
 
 
 def assert_equal(one, other):
@@ -50,10 +54,10 @@ def undisturbed(tmp_path):
 def test_a_killed_run_goes_on_to_the_bit(tmp_path, undisturbed, kills):
     for step in kills:
         with pytest.raises(Killed):
-            fit(Lesson(), stream(), SETTINGS, tmp_path / "run", watch=killed_after(step), resume=True)
+            fit(Lesson(), stream(), RESUMED, tmp_path / "run", callbacks=killed_after(step))
     torch.manual_seed(99)
     lesson = Lesson()
-    report = fit(lesson, stream(), SETTINGS, tmp_path / "run", resume=True)
+    report = fit(lesson, stream(), RESUMED, tmp_path / "run")
     assert report.began == (3 if max(kills) > 3 else 0)
     assert_equal(everything(lesson), undisturbed[0])
     assert (tmp_path / "run/losses.csv").read_bytes() == undisturbed[1]
@@ -62,15 +66,15 @@ def test_a_killed_run_goes_on_to_the_bit(tmp_path, undisturbed, kills):
 def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path, undisturbed):
     fit(Lesson(), stream(), replace(SETTINGS, steps=3), tmp_path / "run")
     lesson = Lesson()
-    fit(lesson, stream(), SETTINGS, tmp_path / "run", resume=True)
+    fit(lesson, stream(), RESUMED, tmp_path / "run")
     assert_equal(everything(lesson), undisturbed[0])
     with pytest.raises(ValueError, match="beyond the 5 asked for"):
-        fit(Lesson(), stream(), replace(SETTINGS, steps=5), tmp_path / "run", resume=True)
+        fit(Lesson(), stream(), replace(RESUMED, steps=5), tmp_path / "run")
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path, undisturbed):
     lesson = Lesson()
-    report = fit(lesson, stream(), SETTINGS, tmp_path / "undisturbed", resume=True)
+    report = fit(lesson, stream(), RESUMED, tmp_path / "undisturbed")
     assert (report.began, report.losses, report.images_per_second) == (6, {}, 0.0)
     assert_equal(everything(lesson), undisturbed[0])
     assert (tmp_path / "undisturbed/losses.csv").read_bytes() == undisturbed[1]
@@ -80,15 +84,15 @@ def test_a_checkpoint_cut_short_is_passed_over(tmp_path, undisturbed):
     fit(Lesson(), stream(), SETTINGS, tmp_path / "run")
     newest = tmp_path / "run/checkpoint-00000006.pt"
     newest.write_bytes(newest.read_bytes()[:5000])
-    (tmp_path / "run/checkpoint-00000007.pt.part").write_bytes(b"never finished")
+    (tmp_path / "run" / aside_name("checkpoint-00000007.pt")).write_bytes(b"never finished")
     lines = []
     lesson = Lesson()
-    report = fit(lesson, stream(), SETTINGS, tmp_path / "run", resume=True, watch=Watch(notify=lines.append))
+    report = fit(lesson, stream(), RESUMED, tmp_path / "run", callbacks=TrainingCallbacks(notify=lines.append))
     assert report.began == 3
     assert any(str(newest) in line and "passed over" in line for line in lines)
     assert_equal(everything(lesson), undisturbed[0])
     assert (tmp_path / "run/losses.csv").read_bytes() == undisturbed[1]
-    assert not list((tmp_path / "run").rglob("*.part"))
+    assert not list((tmp_path / "run").rglob(".*"))
 
 
 def test_a_folder_in_use_is_not_overwritten(tmp_path):
@@ -101,8 +105,8 @@ def test_a_folder_in_use_is_not_overwritten(tmp_path):
 
 def test_losses_are_recorded_with_each_step_once_and_to_the_bit(tmp_path):
     seen = {}
-    watch = Watch(on_step=lambda status: seen.update({status.step: dict(status.losses)}))
-    report = fit(Lesson(), stream(), SETTINGS, tmp_path, watch=watch)
+    callbacks = TrainingCallbacks(on_step=lambda status: seen.update({status.step: dict(status.losses)}))
+    report = fit(Lesson(), stream(), SETTINGS, tmp_path, callbacks=callbacks)
     table = rows(tmp_path)
     assert [int(row.pop("step")) for row in table] == list(range(1, 7))
     assert [{k: torch.tensor(float(v)).item() for k, v in row.items()} for row in table] == list(seen.values())
@@ -119,13 +123,17 @@ def test_the_schedule_is_stepped_once_a_step(tmp_path):
 
 def test_what_is_told_while_training(tmp_path):
     statuses, checkpoints = [], []
-    watch = Watch(on_step=statuses.append, on_checkpoint=lambda step, folder: checkpoints.append((step, folder)))
-    fit(Lesson(), stream(), replace(SETTINGS, steps=7), tmp_path, watch=watch)
+
+    def told(status):
+        statuses.append(status)
+        checkpoints.append(max(steps_of(tmp_path), default=0))
+
+    callbacks = TrainingCallbacks(on_step=told)
+    fit(Lesson(), stream(), replace(SETTINGS, steps=7), tmp_path, callbacks=callbacks)
     assert [status.step for status in statuses] == list(range(1, 8))
-    assert statuses[0].seconds_left is None and statuses[0].images_per_second == 0
-    assert statuses[-1].seconds_left == 0 and statuses[-1].images_per_second > 0
+    assert statuses[0].images_per_second == 0 and statuses[-1].images_per_second > 0
     assert all(0 <= status.waiting <= 1 for status in statuses)
-    assert checkpoints == [(step, tmp_path) for step in (3, 6, 7)]
+    assert checkpoints == [0, 0, 0, 3, 3, 3, 6] and max(steps_of(tmp_path)) == 7
 
 
 @pytest.mark.parametrize("every", [0, 2, 5])
@@ -152,7 +160,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(tmp_pa
                 lesson.networks["critic"][0].weight.fill_(math.inf)
 
     with pytest.raises(Diverged, match=r"step 5: the loss paint/\w+ is (nan|inf)") as caught:
-        fit(lesson, stream(), replace(SETTINGS, dtype=dtype), tmp_path, watch=Watch(on_step=spoil))
+        fit(lesson, stream(), replace(SETTINGS, dtype=dtype), tmp_path, callbacks=TrainingCallbacks(on_step=spoil))
     advice = "; start again in another folder (--out) with a lower learning rate (--lr)"
     assert str(caught.value).endswith(advice + (" or in float32 (--dtype)" if dtype == "bfloat16" else ""))
     assert "\n" not in str(caught.value)
@@ -167,7 +175,7 @@ def test_bfloat16_is_used_where_it_is_asked_for(tmp_path):
     assert not torch.equal(weights(exact), weights(low)) and weights(low).dtype == torch.float32
     torch.testing.assert_close(weights(low), weights(exact), rtol=0.1, atol=0.05)
     with pytest.raises(ValueError, match="dtype: float32, now bfloat16"):
-        fit(Lesson(), stream(), replace(SETTINGS, dtype="bfloat16"), tmp_path / "exact", resume=True)
+        fit(Lesson(), stream(), replace(RESUMED, dtype="bfloat16"), tmp_path / "exact")
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"keep": 0}, {"checkpoint_every": 0}, {"sample_every": -1}])
@@ -215,13 +223,13 @@ def test_a_wrapped_module_is_what_is_called(tmp_path, undisturbed):
 
 def test_only_rank_0_writes_but_for_its_own_memory(tmp_path):
     told = []
-    watch = Watch(told.append, lambda step, folder: told.append(step), told.append)
+    callbacks = TrainingCallbacks(told.append, told.append)
     inputs = {"images": stream().at(0)["images"]}
     place = Place(rank=1, ranks=2)
-    report = fit(Lesson(), stream(rank=1, ranks=2), SETTINGS, tmp_path, place, inputs=inputs, watch=watch)
+    report = fit(Lesson(), stream(rank=1, ranks=2), SETTINGS, tmp_path, place, inputs=inputs, callbacks=callbacks)
     names = sorted(path.name for path in tmp_path.rglob("*"))
     assert names == ["checkpoint-00000003.memory-1.pt", "checkpoint-00000006.memory-1.pt"]
-    assert told == [3, 6] and report.sheet is None
+    assert told == [] and report.sheet is None
 
 
 def test_recorded_losses_are_means_over_ranks(tmp_path):
@@ -246,18 +254,17 @@ def test_training_learns(tmp_path):
     assert report.losses["paint/grey"] < 0.7 * first
 
 
-def test_the_meter_leaves_out_the_first_step_and_knows_the_share_of_waiting():
-    meter = Meter(4)
-    assert (meter.images_per_second, meter.waiting, meter.seconds_left(3)) == (0, 0, None)
-    meter.add(100.0, 99.0)
-    assert (meter.images_per_second, meter.waiting, meter.seconds_left(3)) == (0, 0, None)
-    meter.add(2.0, 0.5)
-    meter.add(2.0, 0.5)
-    assert (meter.images_per_second, meter.lately, meter.waiting) == (2.0, 2.0, 0.25)
-    assert meter.seconds_left(3) == pytest.approx(6.0)
+def test_the_speed_leaves_out_the_first_step_and_knows_the_share_of_waiting():
+    speed = TrainingSpeed(4)
+    assert (speed.images_per_second, speed.lately, speed.waiting) == (0, 0, 0)
+    speed.add(100.0, 99.0)
+    assert (speed.images_per_second, speed.lately, speed.waiting) == (0, 0, 0)
+    speed.add(2.0, 0.5)
+    speed.add(2.0, 0.5)
+    assert (speed.images_per_second, speed.lately, speed.waiting) == (2.0, 2.0, 0.25)
     for _ in range(20):
-        meter.add(1.0, 0.0)
-    assert meter.lately == pytest.approx(4.0) and meter.images_per_second < 4.0
+        speed.add(1.0, 0.0)
+    assert speed.lately == pytest.approx(4.0) and speed.images_per_second < 4.0
 
 
 def test_float_pictures_are_trained_on_as_they_are(tmp_path):

@@ -8,14 +8,9 @@ import pytest
 import torch
 from lessons import Lesson, everything
 
-from parallel_nst.training.checkpoints import (
-    damage_of,
-    load_newest,
-    main_path,
-    memory_path,
-    save_checkpoint,
-    steps_of,
-)
+from parallel_nst.files.whole_files import aside_name
+from parallel_nst.training.checkpoint_files import main_path, memory_path, steps_of
+from parallel_nst.training.checkpoints import damage_of, load_newest, save_checkpoint
 from parallel_nst.workers.ranks.place import Place
 
 RECIPE = {"seed": 0, "widths": (4, 4)}
@@ -142,12 +137,12 @@ def test_a_write_that_fails_leaves_the_checkpoint_before(tmp_path, monkeypatch):
         save(tmp_path, 10, keep=1)
     assert "\n" not in str(caught.value)
     assert load(tmp_path, Lesson())[0] == 5
-    assert not list(tmp_path.glob("*.part"))
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint-00000005.memory-0.pt", "checkpoint-00000005.pt"]
 
 
 def test_what_a_killed_write_left_is_cleared_by_the_next(tmp_path):
-    for name in ("checkpoint-00000010.pt.part", "checkpoint-00000010.memory-0.pt.part"):
-        (tmp_path / name).write_bytes(b"half")
+    for name in ("checkpoint-00000010.pt", "checkpoint-00000010.memory-0.pt"):
+        (tmp_path / aside_name(name)).write_bytes(b"half")
     memory_path(tmp_path, 10, 0).write_bytes(b"whole, but the main file was never written")
     save(tmp_path, 12)
     assert sorted(os.listdir(tmp_path)) == ["checkpoint-00000012.memory-0.pt", "checkpoint-00000012.pt"]

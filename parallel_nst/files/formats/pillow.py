@@ -19,12 +19,24 @@ FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 _GREY = ("1", "L", "LA", "La")
 
 
+def opened(path: Path) -> Image.Image:
+    """A file of one of `FORMATS`, its pixels not yet decoded. Nothing else is tried: Pillow would hand an EPS file of
+    any name to Ghostscript."""
+    return Image.open(path, formats=FORMATS)
+
+
+def size(path: Path) -> tuple[int, int]:
+    """(width, height) of the header. Call within `quiet`; damaged files raise whatever Pillow raises."""
+    with opened(path) as image:
+        return image.size
+
+
 def read(path: Path, limit: int | None) -> Raster:
     """Decode the first frame. Call within `quiet`; damaged files raise whatever Pillow raises.
 
     A TIFF comes back upright and without EXIF: Pillow turns it while loading.
     """
-    with Image.open(path, formats=FORMATS) as image:
+    with opened(path) as image:
         check_pixels(image.size, limit)
         image.load()
         rgb, notes = _displayable(image)
@@ -62,7 +74,7 @@ def _frames(image: Image.Image) -> tuple[str, ...]:
 
 def read_settings(path: Path) -> str | None:
     """Settings of the run in the PNG text, or in the EXIF user comment. Call within `quiet`."""
-    with Image.open(path, formats=FORMATS) as image:
+    with opened(path) as image:
         if image.format == "PNG":
             image.load()  # text may stand behind the pixels
             text = image.info.get(TEXT_KEY)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from parallel_nst.files.formats.pillow import TEXT_KEY, describe
-from parallel_nst.files.formats.raster import Raster, Refused, check_pixels, decode_by_opencv
+from parallel_nst.files.formats.raster import Raster, UnreadablePicture, check_pixels, decode_by_opencv
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER_END = len(SIGNATURE) + 25
@@ -46,7 +46,7 @@ def _samples(data: bytes, key: object) -> NDArray[np.float32]:
     """(H, W, C as in `Raster`); `key` is the grey value that a tRNS chunk makes transparent."""
     decoded = decode_by_opencv(np.frombuffer(_bare(data), np.uint8))
     if decoded is None or decoded.dtype != np.uint16:
-        raise Refused("its 16-bit samples cannot be decoded: save it again with another program")
+        raise UnreadablePicture("its 16-bit samples cannot be decoded: save it again with another program")
     samples = decoded.reshape(*decoded.shape[:2], -1)
     if samples.shape[2] == 1 and isinstance(key, int):
         samples = np.dstack([samples, np.where(samples == key, 0, 65535)])

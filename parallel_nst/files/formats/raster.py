@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from parallel_nst.errors import BadInput
+
 _pillow = threading.Lock()
 
 
-class Refused(ValueError):
+class UnreadablePicture(BadInput):
     """Why a file is not read, without its name: `read_image` puts the path in front."""
 
 
@@ -72,7 +74,7 @@ def check_pixels(size: tuple[int, int], limit: int | None) -> None:
     """Refuse a header that promises more than `limit` pixels (None: no limit), before anything is decoded."""
     width, height = size
     if limit is not None and width * height > limit:
-        raise Refused(
+        raise UnreadablePicture(
             f"{width}x{height} is {width * height} pixels, above the limit of {limit}: "
             f"pass --max-pixels {width * height} if you trust the file"
         )

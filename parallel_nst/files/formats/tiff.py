@@ -21,7 +21,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from parallel_nst.files.formats import pillow
 from parallel_nst.files.formats.exif import survey
-from parallel_nst.files.formats.raster import Raster, Refused, check_pixels, decode_by_opencv
+from parallel_nst.files.formats.raster import Raster, UnreadablePicture, check_pixels, decode_by_opencv
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ICC = 34675
@@ -32,6 +32,13 @@ _FLOAT_SLACK = 1e-3  # rounding of an export; a real highlight lies far above 1
 
 # Without a handler of its own, tifffile's complaints about damaged files would appear on stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+
+def size(path: Path) -> tuple[int, int]:
+    """(width, height) of the first page. Call within `quiet`; damaged files raise whatever the decoder raises."""
+    with tifffile.TiffFile(path) as tif:
+        page = tif.pages.first
+        return page.imagewidth, page.imagelength
 
 
 def read(path: Path, limit: int | None) -> Raster:
@@ -53,7 +60,9 @@ def _check_whole(page: tifffile.TiffPage, size: int) -> None:
     """Decoders fill strips that lie beyond the end of the file with grey; here they are an error."""
     end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=False)), default=0)
     if end > size:
-        raise Refused(f"cut short: its samples end at byte {end}, the file at {size}: get a whole copy of the file")
+        raise UnreadablePicture(
+            f"cut short: its samples end at byte {end}, the file at {size}: get a whole copy of the file"
+        )
 
 
 def _exif(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> Image.Exif:
@@ -80,10 +89,14 @@ def _deep(path: Path, page: tifffile.TiffPage, orientation: int) -> Raster:
     """Grey or RGB of 16 bits or floating point, full precision."""
     kinds = tifffile.PHOTOMETRIC
     if page.photometric not in (kinds.MINISWHITE, kinds.MINISBLACK, kinds.RGB):
-        raise Refused(f"{page.bitspersample}-bit {_name(page.photometric)} is not read: save it as RGB or with 8 bits")
+        raise UnreadablePicture(
+            f"{page.bitspersample}-bit {_name(page.photometric)} is not read: save it as RGB or with 8 bits"
+        )
     colours = 3 if page.photometric == kinds.RGB else 1
     if colours == 1 and page.samplesperpixel > 2:
-        raise Refused(f"{page.samplesperpixel} grey channels are not read as one picture: save it as RGB or grey")
+        raise UnreadablePicture(
+            f"{page.samplesperpixel} grey channels are not read as one picture: save it as RGB or grey"
+        )
     samples = _unit(_stored(path, page))
     if page.photometric == kinds.MINISWHITE:
         samples[..., 0] = 1 - samples[..., 0]
@@ -111,7 +124,7 @@ def _by_opencv(path: Path, page: tifffile.TiffPage) -> NDArray[Any]:
     decoded = decode_by_opencv(np.fromfile(path, np.uint8))
     wanted = (page.imagelength, page.imagewidth, page.samplesperpixel)
     if decoded is None or decoded.dtype != page.dtype or decoded.size != np.prod(wanted):
-        raise Refused(
+        raise UnreadablePicture(
             f"{page.bitspersample}-bit samples in {_name(page.compression)} compression cannot be decoded: "
             "save it uncompressed or with Deflate, or get a whole copy of the file if it is damaged"
         )
@@ -124,12 +137,18 @@ def _unit(stored: NDArray[Any]) -> NDArray[np.float32]:
     if stored.dtype.kind == "u" and stored.dtype.itemsize == 2:
         return stored.astype(np.float32) / np.float32(65535)
     if stored.dtype.kind != "f":
-        raise Refused(f"{stored.dtype.name} samples are not read, their white is not known: save it with 8 or 16 bits")
+        raise UnreadablePicture(
+            f"{stored.dtype.name} samples are not read, their white is not known: save it with 8 or 16 bits"
+        )
     low, high = float(stored.min()), float(stored.max())
     if not np.isfinite([low, high]).all():
-        raise Refused("some of its floating-point samples are NaN or infinite: repair it, or save it with 16 bits")
+        raise UnreadablePicture(
+            "some of its floating-point samples are NaN or infinite: repair it, or save it with 16 bits"
+        )
     if low < -_FLOAT_SLACK or high > 1 + _FLOAT_SLACK:
-        raise Refused(f"its floating-point samples run from {low:g} to {high:g}, allowed is 0 to 1: rescale them")
+        raise UnreadablePicture(
+            f"its floating-point samples run from {low:g} to {high:g}, allowed is 0 to 1: rescale them"
+        )
     return np.clip(stored.astype(np.float32), 0, 1)
 
 

@@ -12,12 +12,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from parallel_nst.jobs.batch.inputs import Target, find_inputs, plan_outputs
+from parallel_nst.errors import BadInput
+from parallel_nst.files.whole_files import remove_leftovers
+from parallel_nst.jobs.batch.inputs import find_inputs
 from parallel_nst.jobs.batch.manifest import Entry, Manifest
-from parallel_nst.jobs.batch.models import GeneratorOptions, Model, gatys_model, generator_model
-from parallel_nst.jobs.batch.resume import clear_leftovers, decide, earlier_outputs
-from parallel_nst.jobs.batch.stylizers import Painter
-from parallel_nst.jobs.batch.tasks import FileWork, Outcome, PaintFiles, Writing, stamp_of
+from parallel_nst.jobs.batch.methods import GeneratorOptions, Method, gatys_method, generator_method
+from parallel_nst.jobs.batch.outputs import BatchPicture, plan_outputs
+from parallel_nst.jobs.batch.pending import decide, earlier_outputs
+from parallel_nst.jobs.batch.stamps import Settings, stamp_of
+from parallel_nst.jobs.batch.stylizers import Stylizer
+from parallel_nst.jobs.batch.tasks import FileOutcome, FileWork, PaintFiles, Writing
 from parallel_nst.painting.planning.footprint import PROCESS, RAY
 from parallel_nst.painting.planning.memory import machine_memory, memory_text, parse_memory
 from parallel_nst.recipe import Recipe
@@ -70,17 +74,16 @@ class FolderJob:
 
 @dataclass(frozen=True)
 class FolderStatus:
-    """How far a batch is: pictures painted, failed, and to be done at all; pictures a second; seconds left."""
+    """How far a batch is: pictures painted, failed, and to be done at all; pictures a second."""
 
     done: int
     failed: int
     total: int
     per_second: float
-    seconds_left: float
 
 
 @dataclass(frozen=True)
-class Ran:
+class BatchRun:
     """Who painted, in which precision, how many pictures, in how many seconds from the first task to the last result,
     waiting for workers left out."""
 
@@ -94,14 +97,14 @@ class Ran:
 @dataclass(frozen=True)
 class FolderReport:
     """What came of a batch. entries: of all its pictures, in order. skipped: how many were there already; failed: how
-    many could not be painted. seconds: from beginning to end."""
+    many could not be painted. seconds: from beginning to end. ran: see `BatchRun`."""
 
     entries: tuple[Entry, ...]
     skipped: int
     failed: int
     model: str
     seconds: float
-    ran: Ran
+    ran: BatchRun
 
     @property
     def failures(self) -> list[Entry]:
@@ -118,78 +121,77 @@ def paint_folder(
     """Paint all pictures that need it. notify: takes each line the user should be told. ValueError or OSError, in one
     line, for what concerns the batch as a whole; what concerns one picture stands in its entry."""
     began = time.perf_counter()
-    memory = None if job.memory is None else parse_memory(job.memory)
+    memory_given(job)  # what is wrong with it is said before anything is done
     made = earlier_outputs(job.out, job.suffix, stamp_of)
     sources = find_inputs(job.source, stdin, out=job.out)
-    targets = plan_outputs(sources, job.out, job.format, job.suffix, made=made)
-    model = model_of(job)
-    writing = Writing(f"{model.digest}-{job.quality}", settings_of(job, model), job.quality, job.max_pixels)
+    pictures = plan_outputs(sources, job.out, job.format, job.suffix, made=made)
+    method = method_of(job)
+    writing = Writing(f"{method.digest}-{job.quality}", settings_of(job, method), job.quality, job.max_pixels)
     with Manifest.open(job.out) as manifest:
         for note in manifest.notes:
             notify(note)
-        todo = sorted_out(targets, manifest, writing.recipe, overwrite=job.overwrite)
-        clear_leftovers(targets)
-        ran = paint_all(job, model, writing, todo, memory, manifest, notify, on_status) if todo else Ran()
-        entries = tuple(manifest.entries[target.name] for target in targets)
+        todo = sorted_out(pictures, manifest, writing.recipe, overwrite=job.overwrite)
+        remove_leftovers(picture.output for picture in pictures)
+        ran = paint_all(job, method, writing, todo, manifest, notify, on_status) if todo else BatchRun()
+        entries = tuple(manifest.entries[picture.name] for picture in pictures)
     failed = sum(entry.state == "failed" for entry in entries)
-    skipped = len(targets) - ran.painted - failed
-    return FolderReport(entries, skipped, failed, model.name, time.perf_counter() - began, ran)
+    skipped = len(pictures) - ran.painted - failed
+    return FolderReport(entries, skipped, failed, method.name, time.perf_counter() - began, ran)
 
 
-def model_of(job: FolderJob) -> Model:
-    """What the job paints with; ValueError, in one line, for what is wrong with it."""
+def method_of(job: FolderJob) -> Method:
+    """What the job paints with; BadInput, in one line, for what is wrong with it."""
     if job.optimises:
         assert job.style is not None
-        return gatys_model(job.recipe, job.style, job.weights, job.max_pixels)
-    return generator_model(job.model, job.style, job.options, job.max_pixels)
+        return gatys_method(job.recipe, job.style, job.weights, job.max_pixels)
+    return generator_method(job.model, job.style, job.options, job.max_pixels)
 
 
-def settings_of(job: FolderJob, model: Model) -> dict[str, str | int | float | bool]:
+def settings_of(job: FolderJob, method: Method) -> Settings:
     """What an output's metadata tell of how it was made."""
-    settings: dict[str, str | int | float | bool] = {"model": model.name}
-    if job.style is not None:
-        settings["style"] = job.style.name
-    return settings | (flat(job.recipe) if job.optimises else asdict(job.options))
+    named = {"model": method.name} | ({} if job.style is None else {"style": job.style.name})
+    return {**named, **(flat(job.recipe) if job.optimises else asdict(job.options))}
 
 
-def flat(recipe: Recipe) -> dict[str, str | int | float | bool]:
+def flat(recipe: Recipe) -> Settings:
     """The plain knobs of a recipe."""
     return {name: value for name, value in asdict(recipe).items() if isinstance(value, str | int | float | bool)}
 
 
-def sorted_out(targets: Sequence[Target], manifest: Manifest, recipe: str, *, overwrite: bool) -> list[Target]:
+def sorted_out(
+    pictures: Sequence[BatchPicture], manifest: Manifest, recipe: str, *, overwrite: bool
+) -> list[BatchPicture]:
     """Those to be painted; what is known of the others without painting is noted in the manifest."""
     todo = []
-    for target in targets:
-        decision = decide(target, manifest.entries.get(target.name), recipe, overwrite=overwrite, found=stamp_of)
+    for picture in pictures:
+        decision = decide(picture, manifest.entries.get(picture.name), recipe, overwrite=overwrite, stamp_of=stamp_of)
         if decision.entry is not None:
             manifest.append(decision.entry)
         if decision.paint:
-            todo.append(target)
-            if target.output.suffix.lower() in UNSTAMPED and not os.path.lexists(target.output):
-                manifest.append(begun(target, recipe))
+            todo.append(picture)
+            if picture.output.suffix.lower() in UNSTAMPED and not os.path.lexists(picture.output):
+                manifest.append(begun(picture, recipe))
     return todo
 
 
-def begun(target: Target, recipe: str) -> Entry:
+def begun(picture: BatchPicture, recipe: str) -> Entry:
     """Said of a picture before it is painted, so that after a kill what lies at its output is known for a batch's."""
     error = "the batch was stopped before it was known to be done"
-    return Entry(target.name, str(target.source.path), "failed", recipe=recipe, error=error, made_before=True)
+    return Entry(picture.name, str(picture.source.path), "failed", recipe=recipe, error=error, made_before=True)
 
 
 def paint_all(
     job: FolderJob,
-    model: Model,
+    method: Method,
     writing: Writing,
-    todo: Sequence[Target],
-    memory: int | None,
+    todo: Sequence[BatchPicture],
     manifest: Manifest,
     notify: Notify,
     on_status: OnFolder | None,
-) -> Ran:
+) -> BatchRun:
     """Paint these, each noted in the manifest as soon as it is there."""
     pool, crew = open_workers(
-        model.weights,
+        method.weights,
         job.recipe.device,
         job.dtype,
         workers=job.workers,
@@ -201,25 +203,31 @@ def paint_all(
     try:
         if crew.reason:
             notify(crew.reason)
-        painter = model.painter(pool.spec, memory_of_one(job, memory, crew))
-        meter = Meter(len(todo), on_status)
-        for target, outcome in outcomes(todo, pool, painter, writing):
-            manifest.append(entry_of(target, outcome, writing.recipe))
-            meter.count(outcome)
-        return Ran(meter.done, painter.dtype, crew.workers, crew.threads, meter.seconds - pool.waited)
+        stylizer = method.stylizer(pool.spec, memory_of_one(job, crew))
+        progress = BatchProgress(len(todo), on_status)
+        for picture, outcome in outcomes(todo, pool, stylizer, writing):
+            manifest.append(entry_of(picture, outcome, writing.recipe))
+            progress.count(outcome)
+        return BatchRun(progress.done, stylizer.dtype, crew.workers, crew.threads, progress.seconds - pool.waited)
     finally:
         pool.close()
 
 
-def memory_of_one(job: FolderJob, memory: int | None, crew: Crew) -> int:
+def memory_given(job: FolderJob) -> int | None:
+    """Bytes that all workers may take; BadInput for a text that is no size."""
+    return None if job.memory is None else parse_memory(job.memory)
+
+
+def memory_of_one(job: FolderJob, crew: Crew) -> int:
     """Bytes that a worker may take: its share of what is given, or of what there is."""
+    memory = memory_given(job)
     if job.address is not None:
         return memory or crew.memory or machine_memory()
     ray = int(RAY) if crew.workers > 1 and not job.in_process else 0
     have = memory or machine_memory()
     share = (have - ray) // crew.workers
     if share <= PROCESS:
-        raise ValueError(
+        raise BadInput(
             f"{memory_text(have)} of memory are too little for {crew.workers} workers, each of which takes "
             f"{memory_text(PROCESS)} before its first picture; give more --memory or fewer --workers"
         )
@@ -227,43 +235,43 @@ def memory_of_one(job: FolderJob, memory: int | None, crew: Crew) -> int:
 
 
 def outcomes(
-    todo: Sequence[Target], pool: Pool, painter: Painter, writing: Writing
-) -> Iterator[tuple[Target, Outcome]]:
+    todo: Sequence[BatchPicture], pool: Pool, stylizer: Stylizer, writing: Writing
+) -> Iterator[tuple[BatchPicture, FileOutcome]]:
     """What came of each picture, as they finish. Where a task took its workers with it, its pictures are tried one by
     one, so that only the one that is to blame fails."""
-    shared, batch = pool.share(painter), secrets.token_hex(8)
-    groups = grouped(todo, painter.at_once, pool.size)
+    shared, batch = pool.share(stylizer), secrets.token_hex(8)
+    groups = grouped(todo, stylizer.at_once, pool.size)
     while groups:
-        again: list[list[Target]] = []
-        tasks = [PaintFiles([work_of(target) for target in group], shared, writing, batch) for group in groups]
+        again: list[list[BatchPicture]] = []
+        tasks = [PaintFiles([work_of(picture) for picture in group], shared, writing, batch) for group in groups]
         for index, result in pool.map(tasks, keep_going=True):
             group = groups[index]
             if not isinstance(result, Failed):
                 yield from zip(group, result, strict=True)
             elif len(group) > 1:
-                again += [[target] for target in group]
+                again += [[picture] for picture in group]
             else:
-                yield group[0], Outcome(f"its worker died each time ({result.reason}); is there memory for it?")
+                yield group[0], FileOutcome(f"its worker died each time ({result.reason}); is there memory for it?")
         groups = again
 
 
-def work_of(target: Target) -> FileWork:
+def work_of(picture: BatchPicture) -> FileWork:
     """For a worker, whose current folder is another on a cluster."""
-    return FileWork(target.source.path.absolute(), target.output.absolute())
+    return FileWork(picture.source.path.absolute(), picture.output.absolute())
 
 
-def grouped(todo: Sequence[Target], at_once: int, workers: int) -> list[list[Target]]:
+def grouped(todo: Sequence[BatchPicture], at_once: int, workers: int) -> list[list[BatchPicture]]:
     """Neighbours together, at most `at_once`, so that pictures of one size can be painted in one pass; large files
     alone, and no task so long that at the end one worker is left with it."""
     most = max(1, min(at_once, len(todo) // (workers * ROUNDS)))
-    groups: list[list[Target]] = []
+    groups: list[list[BatchPicture]] = []
     room = 0
-    for target in todo:
-        size = size_of(target.source.path)
+    for picture in todo:
+        size = size_of(picture.source.path)
         if not groups or len(groups[-1]) == most or size > room:
             groups.append([])
             room = TASK_BYTES
-        groups[-1].append(target)
+        groups[-1].append(picture)
         room -= size
     return groups
 
@@ -275,11 +283,11 @@ def size_of(path: Path) -> int:
     return 0
 
 
-def entry_of(target: Target, outcome: Outcome, recipe: str) -> Entry:
+def entry_of(picture: BatchPicture, outcome: FileOutcome, recipe: str) -> Entry:
     """What the manifest says of a picture."""
     return Entry(
-        name=target.name,
-        source=str(target.source.path),
+        name=picture.name,
+        source=str(picture.source.path),
         state="failed" if outcome.error else "done",
         input_digest=outcome.digest,
         size=outcome.size,
@@ -293,7 +301,7 @@ def entry_of(target: Target, outcome: Outcome, recipe: str) -> Entry:
     )
 
 
-class Meter:
+class BatchProgress:
     """Counts pictures and says how far the batch is."""
 
     def __init__(self, total: int, on_status: OnFolder | None) -> None:
@@ -305,11 +313,10 @@ class Meter:
         """Since the first task could begin."""
         return time.perf_counter() - self._began
 
-    def count(self, outcome: Outcome) -> None:
+    def count(self, outcome: FileOutcome) -> None:
         """One more."""
         self.failed += outcome.error is not None
         self.done += outcome.error is None
         if self._on_status:
-            past, seconds = self.done + self.failed, self.seconds
-            left = (self._total - past) * seconds / past
-            self._on_status(FolderStatus(self.done, self.failed, self._total, past / seconds, left))
+            speed = (self.done + self.failed) / self.seconds
+            self._on_status(FolderStatus(self.done, self.failed, self._total, speed))

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-if sys.platform != "win32":
-    import fcntl
+from parallel_nst.errors import BadInput
+from parallel_nst.files.locks import folder_lock
+from parallel_nst.files.whole_files import told_in_one_line
 
 MANIFEST = "manifest.jsonl"
 SYNC_EVERY = 1.0  # s between two waits for the disk
+ADVICE = "make room there, or give another OUT"
 
 _HEAD = b'{"name": "'  # of every line
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -86,33 +87,33 @@ class Manifest:
     entries: by name. notes: what the user should be told.
     """
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int, *, locked: bool) -> None:
+        """locked: whether other batches are kept out."""
         self.path, self._descriptor, self._synced = path, descriptor, time.monotonic()
-        lockless = _lock(path, descriptor)
         self.entries, nonsense = self._read()
-        told = f"{path}: {nonsense} line{'s' * (nonsense != 1)} of nonsense passed over" if nonsense else None
-        self.notes = tuple(note for note in (lockless, told) if note)
+        lockless = f"{path}: cannot be locked here: let no second batch write to this folder"
+        told = f"{path}: {nonsense} line{'s' * (nonsense != 1)} of nonsense passed over"
+        self.notes = (lockless,) * (not locked) + (told,) * (nonsense > 0)
 
     @classmethod
     @contextmanager
     def open(cls, out: Path) -> Iterator[Manifest]:
         """Create `out` and its manifest where they are missing, and keep other batches out until the block ends.
 
-        Raises ValueError when another batch is writing there, or when the file is no manifest; OSError when it cannot
+        Raises BadInput when another batch is writing there, or when the file is no manifest; OSError when it cannot
         be written; each in one line.
         """
         path = out / MANIFEST
-        with _in_one_line(path):
-            out.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
-        try:
-            manifest = cls(path, descriptor)
-            try:
-                yield manifest
-            finally:
-                manifest._sync()
-        finally:
-            os.close(descriptor)  # gives back the lock
+        taken = f"{path}: another batch is writing here: wait until it ends, or give another OUT"
+        with ExitStack() as stack:
+            with told_in_one_line(path, ADVICE):
+                out.mkdir(parents=True, exist_ok=True)
+                locked = stack.enter_context(folder_lock(out, taken))
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+                stack.callback(os.close, descriptor)
+            manifest = cls(path, descriptor, locked=locked)
+            stack.callback(manifest._sync)
+            yield manifest
 
     def append(self, entry: Entry) -> None:
         """Add an entry, or put it in place of the one of that name. It outlives this process at once, and a power cut
@@ -122,7 +123,7 @@ class Manifest:
         entry = replace(entry, made_before=entry.state == "failed" and made)
         if entry == before:
             return
-        with _in_one_line(self.path):
+        with told_in_one_line(self.path, ADVICE):
             self._write(entry.to_line())
         self.entries[entry.name] = entry
         if time.monotonic() - self._synced >= SYNC_EVERY:
@@ -140,19 +141,19 @@ class Manifest:
             raise
 
     def _sync(self) -> None:
-        with _in_one_line(self.path):
+        with told_in_one_line(self.path, ADVICE):
             os.fsync(self._descriptor)
         self._synced = time.monotonic()
 
     def _read(self) -> tuple[dict[str, Entry], int]:
         """The entries, and the number of other lines. A last line without its end is mended, or taken away."""
-        with _in_one_line(self.path), open(self._descriptor, "rb", closefd=False) as file:
+        with told_in_one_line(self.path, ADVICE), open(self._descriptor, "rb", closefd=False) as file:
             data = file.read()
         entries, nonsense = parse(data)
         tail = data[data.rfind(b"\n") + 1 :]
         if not entries and (nonsense or not _begun(tail)):
-            raise ValueError(f"{self.path}: not a manifest of a batch: move it away, or give another OUT")
-        with _in_one_line(self.path):
+            raise BadInput(f"{self.path}: not a manifest of a batch: move it away, or give another OUT")
+        with told_in_one_line(self.path, ADVICE):
             if Entry.from_line(tail):
                 self._write(b"\n")
             elif tail:
@@ -171,30 +172,3 @@ def parse(data: bytes) -> tuple[dict[str, Entry], int]:
 def _begun(tail: bytes) -> bool:
     """Whether this may be the beginning of a line; zeros are what some file systems leave after a power cut."""
     return tail.startswith(_HEAD) or _HEAD.startswith(tail) or not tail.strip(b"\0")
-
-
-def _lock(path: Path, descriptor: int) -> str | None:
-    """Lock the manifest itself; a note where there are no locks.
-
-    flock, because the system gives it back however the process ends, and because it leaves no file of its own in the
-    user's folder, as the filelock package does.
-    """
-    lockless = f"{path}: cannot be locked here: let no second batch write to this folder"
-    if sys.platform == "win32":
-        return lockless
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(f"{path}: another batch is writing here: wait until it ends, or give another OUT") from None
-    except OSError:  # some network file systems
-        return lockless
-    return None
-
-
-@contextmanager
-def _in_one_line(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"{path}: cannot be written ({reason}): make room there, or give another OUT") from None

@@ -1,4 +1,4 @@
-"""What a batch does to a picture: a generator, or Gatys' optimisation. A painter is a record that reaches each worker
+"""What a batch does to a picture: a generator, or Gatys' optimisation. A stylizer is a record that reaches each worker
 once; there it is made ready and then serves for all pictures."""
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parallel_nst.errors import BadInput
 from parallel_nst.files.images import Picture, fit, resize
 from parallel_nst.networks.backbones.registry import State, build_backbone
 from parallel_nst.networks.generators.base import Generator
@@ -39,10 +40,10 @@ class Painted:
     notes: tuple[str, ...] = ()
 
 
-Brush = Callable[[Sequence[Picture]], list[Painted]]  # of pictures of one size
+PaintPictures = Callable[[Sequence[Picture]], list[Painted]]  # of pictures of one size
 
 
-class Painter(Protocol):
+class Stylizer(Protocol):
     """dtype: of the networks. at_once: pictures that a worker is given at a time; together: px of pictures of one size
     that are painted in one pass, at most."""
 
@@ -55,13 +56,13 @@ class Painter(Protocol):
     @property
     def together(self) -> int: ...
 
-    def ready(self, worker: Worker) -> Brush:
+    def ready(self, worker: Worker) -> PaintPictures:
         """What paints on this worker. It keeps what it has built, so it is asked for once."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class GeneratorPainter:
+class GeneratorStylizer:
     """A generator, as what it is built from; style: what it knows of a style picture, for those that want one.
 
     dtype: float32 or bfloat16. memory: bytes that a picture's pass may take; larger pictures are cut into tiles.
@@ -79,7 +80,7 @@ class GeneratorPainter:
     together: int
     at_once: int = 8
 
-    def ready(self, worker: Worker) -> Brush:
+    def ready(self, worker: Worker) -> PaintPictures:
         generator = build_generator(self.architecture, self.hyperparameters)
         generator.load_state_dict(dict(self.state), strict=False)  # counts of batches may be missing
         generator = prepare(generator, worker.device, self.dtype)
@@ -116,7 +117,7 @@ class GeneratorPainter:
 
 
 @dataclass(frozen=True, eq=False)
-class GatysPainter:
+class GatysStylizer:
     """Gatys' optimisation, each picture in one piece or, where that does not fit `memory` bytes, in exact tiles one
     after the other."""
 
@@ -127,7 +128,7 @@ class GatysPainter:
     at_once: int = 1
     together: int = 1
 
-    def ready(self, worker: Worker) -> Brush:
+    def ready(self, worker: Worker) -> PaintPictures:
         backbone = build_backbone(self.recipe.backbone, worker.spec.weights[self.recipe.backbone])
         pool = SerialPool(worker.spec, worker)
         resolved = resolve(self.recipe, backbone)
@@ -144,10 +145,10 @@ class GatysPainter:
 
 
 def check_room(size: tuple[int, int], longest: int, memory: int) -> None:
-    """ValueError for a picture that will not be held in `memory` bytes once its longer side is `longest` px."""
+    """BadInput for a picture that will not be held in `memory` bytes once its longer side is `longest` px."""
     width, height = fit(size, longest) if longest else size
     if PICTURE * width * height > memory:
-        raise ValueError(f"size {width}x{height} px is more than the memory of a worker holds; give a smaller --size")
+        raise BadInput(f"size {width}x{height} px is more than the memory of a worker holds; give a smaller --size")
 
 
 def scaled(pixels: np.ndarray, longest: int) -> np.ndarray:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from parallel_nst.errors import message_of
-from parallel_nst.files.images import Picture, read_image, read_settings, write_image
-from parallel_nst.jobs.batch.resume import file_digest, input_state, stamp, stamped
-from parallel_nst.jobs.batch.stylizers import Brush, Painted, Painter
+from parallel_nst.errors import BadInput, message_of
+from parallel_nst.files.digests import file_digest
+from parallel_nst.files.images import Picture, read_image, write_image
+from parallel_nst.jobs.batch.pending import input_state
+from parallel_nst.jobs.batch.stamps import Settings, Stamp, stamp_of, stamp_text
+from parallel_nst.jobs.batch.stylizers import Painted, PaintPictures, Stylizer
 from parallel_nst.workers.pool import Shared
 from parallel_nst.workers.worker import Progress, Worker
 
@@ -32,13 +34,13 @@ class Writing:
     that it depends on but the picture itself."""
 
     recipe: str
-    settings: Mapping[str, str | int | float | bool]
+    settings: Settings
     quality: int
     max_pixels: int | None
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FileOutcome:
     """What came of a picture. error: None when all went well. digest: SHA-256 of its file. size, modified: of the
     file, bytes and ns. width, height: of the output, px. seconds: its share of the time."""
 
@@ -54,23 +56,23 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class PaintFiles:
-    """Read, paint and write some pictures; the result is a list of `Outcome`, one for each."""
+    """Read, paint and write some pictures; the result is a list of `FileOutcome`, one for each."""
 
     files: Sequence[FileWork]
-    painter: Shared
+    stylizer: Shared
     writing: Writing
     batch: str = field(default="batch")  # what workers keep is kept by batch
 
-    def run(self, worker: Worker) -> Generator[Progress, None, list[Outcome]]:
-        together, brush = worker.held(self.batch, lambda: ready(self.painter.get(), worker))
-        outcomes = dict(paint_files(self.files, together, brush, self.writing))
+    def run(self, worker: Worker) -> Generator[Progress, None, list[FileOutcome]]:
+        together, paint = worker.held(self.batch, lambda: ready(self.stylizer.get(), worker))
+        outcomes = dict(paint_files(self.files, together, paint, self.writing))
         yield from ()
         return [outcomes[number] for number in range(len(self.files))]
 
 
-def ready(painter: Painter, worker: Worker) -> tuple[int, Brush]:
+def ready(stylizer: Stylizer, worker: Worker) -> tuple[int, PaintPictures]:
     """How many px of pictures of one size are painted together, and what paints them."""
-    return painter.together, painter.ready(worker)
+    return stylizer.together, stylizer.ready(worker)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,29 +81,29 @@ class Opened:
 
     number: int
     picture: Picture
-    outcome: Outcome
+    outcome: FileOutcome
 
 
 def paint_files(
-    files: Sequence[FileWork], together: int, brush: Brush, writing: Writing
-) -> Iterator[tuple[int, Outcome]]:
+    files: Sequence[FileWork], together: int, paint: PaintPictures, writing: Writing
+) -> Iterator[tuple[int, FileOutcome]]:
     """Outcomes by number, pictures of one size painted together, `together` px at most or a single one."""
     waiting: dict[tuple[int, int], list[Opened]] = {}
     for number, work in enumerate(files):
         opened = open_file(number, work, writing)
-        if isinstance(opened, Outcome):
+        if isinstance(opened, FileOutcome):
             yield number, opened
             continue
         group = waiting.setdefault(opened.picture.size, [])
         group.append(opened)
         if area(group) + area(group[:1]) > together:
-            yield from paint_group(waiting.pop(opened.picture.size), files, brush, writing)
+            yield from paint_group(waiting.pop(opened.picture.size), files, paint, writing)
         elif sum(map(area, waiting.values())) > READ_AHEAD:
             yield from paint_group(
-                waiting.pop(max(waiting, key=lambda size: area(waiting[size]))), files, brush, writing
+                waiting.pop(max(waiting, key=lambda size: area(waiting[size]))), files, paint, writing
             )
     for group in waiting.values():
-        yield from paint_group(group, files, brush, writing)
+        yield from paint_group(group, files, paint, writing)
 
 
 def area(group: Sequence[Opened]) -> int:
@@ -109,20 +111,20 @@ def area(group: Sequence[Opened]) -> int:
     return len(group) * group[0].picture.size[0] * group[0].picture.size[1] if group else 0
 
 
-def open_file(number: int, work: FileWork, writing: Writing) -> Opened | Outcome:
+def open_file(number: int, work: FileWork, writing: Writing) -> Opened | FileOutcome:
     """The picture, or what came of it: it cannot be read, or it was painted by a worker that then died."""
     began = time.perf_counter()
     try:
         if work.source.exists() and not work.source.is_file():
-            raise ValueError(f"{work.source}: not a regular file: save the picture to one first")
+            raise BadInput(f"{work.source}: not a regular file: save the picture to one first")
         size, modified = input_state(work.source)
         digest = file_digest(work.source)
-        known = Outcome(digest=digest, size=size, modified=modified)
+        known = FileOutcome(digest=digest, size=size, modified=modified)
         if stamp_of(work.output) == (digest, writing.recipe) and (size_there := whole_size(work.output)):
             return replace(known, width=size_there[0], height=size_there[1])
         picture = read_image(work.source, max_pixels=writing.max_pixels)
     except Exception as error:
-        return Outcome(message_of(error), seconds=time.perf_counter() - began)
+        return FileOutcome(message_of(error), seconds=time.perf_counter() - began)
     notes = (picture.note,) if picture.note else ()
     return Opened(number, picture, replace(known, notes=notes, seconds=time.perf_counter() - began))
 
@@ -135,23 +137,14 @@ def whole_size(output: Path) -> tuple[int, int] | None:
         return None
 
 
-def stamp_of(output: Path) -> tuple[str, str] | None:
-    """Digests of the picture and of the settings from which a file was made, where it says so."""
-    try:
-        text = read_settings(output) if output.exists() else None
-    except (OSError, ValueError, MemoryError):  # no picture, or half of one: it is to be written anew
-        return None
-    return stamped(text) if text else None
-
-
 def paint_group(
-    group: Sequence[Opened], files: Sequence[FileWork], brush: Brush, writing: Writing
-) -> Iterator[tuple[int, Outcome]]:
+    group: Sequence[Opened], files: Sequence[FileWork], paint: PaintPictures, writing: Writing
+) -> Iterator[tuple[int, FileOutcome]]:
     """Paint pictures of one size together, and each by itself where that fails; write them."""
     began = time.perf_counter()
     painted, failure = [], ""
     try:
-        painted = brush([opened.picture for opened in group])
+        painted = paint([opened.picture for opened in group])
     except Exception as error:  # left before the next try: it holds all that the pass had in memory
         failure = message_of(error)
     if failure and len(group) == 1:
@@ -160,7 +153,7 @@ def paint_group(
         return
     if failure:
         for opened in group:
-            yield from paint_group([opened], files, brush, writing)
+            yield from paint_group([opened], files, paint, writing)
         return
     each = (time.perf_counter() - began) / len(group)
     for opened, result in zip(group, painted, strict=True):
@@ -168,13 +161,13 @@ def paint_group(
         yield opened.number, write_file(files[opened.number].output, result, outcome, writing)
 
 
-def write_file(output: Path, painted: Painted, outcome: Outcome, writing: Writing) -> Outcome:
+def write_file(output: Path, painted: Painted, outcome: FileOutcome, writing: Writing) -> FileOutcome:
     """The picture as a file, stamped with what it was made from."""
     began = time.perf_counter()
     assert outcome.digest is not None
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        text = stamp(outcome.digest, writing.recipe, writing.settings)
+        text = stamp_text(Stamp(outcome.digest, writing.recipe), writing.settings)
         lost = write_image(output, painted.picture, settings=text, quality=writing.quality)
     except Exception as error:
         return replace(outcome, error=message_of(error), seconds=outcome.seconds + time.perf_counter() - began)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from parallel_nst.files.images import check_output
+from parallel_nst.files.whole_files import told_in_one_line, write_whole
 from parallel_nst.jobs.compare.page import page
 from parallel_nst.jobs.compare.plot import plot_png
 from parallel_nst.jobs.compare.records import Comparison
@@ -65,20 +64,7 @@ def write_files(comparison: Comparison, folder: Path) -> tuple[list[Path], list[
     }
     if plot is None:
         (folder / PLOT).unlink(missing_ok=True)  # of an earlier comparison
-    return place(files, folder), notes
-
-
-def place(files: Mapping[str, bytes], folder: Path) -> list[Path]:
-    """Write files aside, then give all of them their names: each appears whole or not at all."""
-    aside = {folder / name: folder / f".{secrets.token_hex(8)}.pnst" for name in files}
-    try:
-        for path, name in aside.items():
-            name.write_bytes(files[path.name])
-        for path, name in aside.items():
-            os.replace(name, path)
-    except OSError as error:
-        raise OSError(f"{folder}: not written ({error.strerror}): free some space or choose another output") from None
-    finally:
-        for name in aside.values():
-            name.unlink(missing_ok=True)
-    return [*aside]
+    contents = {folder / name: data for name, data in files.items()}
+    with told_in_one_line(folder, "free some space or choose another output"):
+        write_whole(contents)
+    return [*contents], notes

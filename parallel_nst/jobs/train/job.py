@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from parallel_nst.errors import BadInput
 from parallel_nst.files.images import read_image
 from parallel_nst.jobs.train.folder import run_folder
-from parallel_nst.jobs.train.pictures import Pictured, digest_of, names_in, pictures_of
+from parallel_nst.jobs.train.pictures import Pictured, digest_or_none, names_in, pictures_of
 from parallel_nst.jobs.train.work import CycleSpec, ObjectiveSpec, StyleSpec, TrainWork, check_size
 from parallel_nst.networks.backbones.registry import load_weights, read_tensors
-from parallel_nst.training.checkpoints import steps_of
+from parallel_nst.training.checkpoint_files import steps_of
 from parallel_nst.training.cyclegan import CycleSettings
 from parallel_nst.training.feedforward import FeedforwardSettings, style_picture
-from parallel_nst.training.fit import FitReport, FitSettings, Status, start
+from parallel_nst.training.fit import FitReport, FitSettings, TrainingCallbacks, TrainingStatus, start
 from parallel_nst.training.presets import Preset
 from parallel_nst.workers import opening as pools
 from parallel_nst.workers.crew import Crew, plan_crew
@@ -66,13 +67,13 @@ class TrainJob:
 
     def __post_init__(self) -> None:
         if self.workers < 1:
-            raise ValueError(f"workers is {self.workers}; give at least 1")
+            raise BadInput(f"workers is {self.workers}; give at least 1")
         if self.device not in DEVICES:
-            raise ValueError(f"device is {self.device!r}; allowed: {', '.join(DEVICES)}")
+            raise BadInput(f"device is {self.device!r}; allowed: {', '.join(DEVICES)}")
         for name, most in MOST.items():
             value = getattr(self.preset.objective, name, 0)
             if value > most:
-                raise ValueError(f"{name} is {value}; allowed: up to {most}, more does not fit into memory")
+                raise BadInput(f"{name} is {value}; allowed: up to {most}, more does not fit into memory")
 
     @property
     def alone(self) -> bool:
@@ -111,56 +112,53 @@ class TrainReport:
 def train(
     job: TrainJob,
     notify: Callable[[str], None],
-    on_status: Callable[[Status], None] | None = None,
+    on_status: Callable[[TrainingStatus], None] | None = None,
     began: float | None = None,
 ) -> TrainReport:
     """Check, train, write. notify: takes each line the user should be told. began: `time.perf_counter()` at the
     program's start. ValueError, OSError or RuntimeError, in one line, for anything the user can put right; the run in
     `job.out` can then be gone on with, as it can after Ctrl-C."""
     began = time.perf_counter() if began is None else began
-    show = on_status or (lambda status: None)
+    callbacks = TrainingCallbacks(on_status or (lambda status: None), notify)
     with run_folder(job.out, job.resume, notify):
-        pictured = pictures_of(job.folders, job.preset.crop.size, notify)
+        pictured = pictures_of(job.folders, job.preset.crop.size, notify, job.max_pixels)
         train_on = train_here if job.alone else train_on_ranks
-        return train_on(job, pictured, notify, show, began)
+        return train_on(job, pictured, callbacks, began)
 
 
-def train_here(
-    job: TrainJob, pictured: Pictured, notify: Callable[[str], None], show: Callable[[Status], None], began: float
-) -> TrainReport:
+def train_here(job: TrainJob, pictured: Pictured, callbacks: TrainingCallbacks, began: float) -> TrainReport:
     """As `train`, in this process."""
     device, threads = pools.local_device(job.device), pools.usable_cores()
     torch.set_num_threads(threads)
     keep_memory()
     work = work_of(job, pictured, 1)
-    tell_start(job, notify)
-    report = work(Place(device=torch.device(device)), show, notify)
+    tell_start(job, callbacks.notify)
+    report = work(Place(device=torch.device(device)), callbacks.on_step, callbacks.notify)
     ended = time.perf_counter()
     return report_of(job, work, pictured, report, Crew(1, threads, None), device, (began, ended, ended))
 
 
-def train_on_ranks(
-    job: TrainJob, pictured: Pictured, notify: Callable[[str], None], show: Callable[[Status], None], began: float
-) -> TrainReport:
+def train_on_ranks(job: TrainJob, pictured: Pictured, callbacks: TrainingCallbacks, began: float) -> TrainReport:
     """As `train`, through Ray, which starts while the rest is checked."""
     try:
         from parallel_nst.workers.ray.cluster import RayCluster
         from parallel_nst.workers.ray.ranks import Gang, run_on_ranks
     except ImportError:
-        raise ValueError(NO_RAY_TRAIN) from None
+        raise BadInput(NO_RAY_TRAIN) from None
     cores = pools.usable_cores()
     if job.address is None:
-        pools.local_device(job.device)  # a ValueError before Ray starts
+        pools.local_device(job.device)  # a BadInput before Ray starts
     cluster = RayCluster(job.address, cores)
     try:
         crew, device = crew_of(job, cluster)
         if crew.reason:
-            notify(crew.reason)
+            callbacks.notify(crew.reason)
         work = work_of(job, pictured, crew.workers)
         check_start(work)
-        tell_start(job, notify)
+        tell_start(job, callbacks.notify)
         gang = Gang(crew.workers, crew.threads, device)
-        report = run_on_ranks(replace(work, resume=True), cluster, gang, job.out, show, notify)
+        work = replace(work, settings=replace(work.settings, resume=True))  # after the death of a worker too
+        report = run_on_ranks(work, cluster, gang, job.out, callbacks.on_step, callbacks.notify)
         ended = time.perf_counter()
     finally:
         cluster.close()
@@ -176,17 +174,17 @@ def crew_of(job: TrainJob, cluster: RayCluster) -> tuple[Crew, str]:
         device = job.device if job.device != "auto" else "cuda" if sum(cluster.slots("GPU")) else "cpu"
         slots = cluster.slots("GPU" if device == "cuda" else "CPU")
         if not sum(slots):
-            raise ValueError(f"the cluster at {job.address} has no {device} for --device {job.device}")
+            raise BadInput(f"the cluster at {job.address} has no {device} for --device {job.device}")
     crew = plan_crew(job.workers, job.workers, slots, "GPU" if device == "cuda" else "core")
     return (replace(crew, threads=1) if device == "cuda" else crew), device
 
 
 def check_start(work: TrainWork) -> None:
-    """ValueError, in one line, for whatever would keep the ranks from beginning: a folder with another run, a
+    """BadInput, in one line, for whatever would keep the ranks from beginning: a folder with another run, a
     checkpoint of another architecture, settings that do not go together."""
     _, batches = work.batches(Place())
     objective = work.spec.build(work.settings.steps, batches.steps_per_epoch, Place())
-    start(objective, work.settings, work.folder, Place(), work.resume, lambda line: None)
+    start(objective, work.settings, work.folder, Place(), lambda line: None)
 
 
 def tell_start(job: TrainJob, notify: Callable[[str], None]) -> None:
@@ -196,7 +194,7 @@ def tell_start(job: TrainJob, notify: Callable[[str], None]) -> None:
 
 
 def work_of(job: TrainJob, pictured: Pictured, workers: int) -> TrainWork:
-    """What each of so many workers does. ValueError, in one line, for what does not go together."""
+    """What each of so many workers does. BadInput, in one line, for what does not go together."""
     preset, spec = job.preset, spec_of(job)
     plain = FitSettings(1)  # until it is known how long an epoch is
     work = TrainWork(
@@ -210,12 +208,11 @@ def work_of(job: TrainJob, pictured: Pictured, workers: int) -> TrainWork:
         folder=job.out.resolve(),
         files=files_of(job),
         described={},
-        resume=job.resume,
     )
     _, batches = work.batches(Place(ranks=workers))
     steps = preset.length(batches.steps_per_epoch)
     settings = FitSettings(
-        steps, job.checkpoint_every, job.keep, job.sample_every, job.dtype, recipe_of(job, pictured, steps)
+        steps, job.checkpoint_every, job.keep, job.sample_every, job.dtype, recipe_of(job, pictured, steps), job.resume
     )
     return replace(work, settings=settings, described=described(job, pictured, steps))
 
@@ -227,7 +224,7 @@ def spec_of(job: TrainJob) -> ObjectiveSpec:
         check_size(settings, job.preset.crop.size)
         return CycleSpec(settings)
     if job.style is None:
-        raise ValueError("no style is given; give --style PICTURE")
+        raise BadInput("no style is given; give --style PICTURE")
     picture = read_image(job.style, max_pixels=job.max_pixels)
     style = style_picture(picture.pixels, settings.style_size, job.preset.crop.size)
     encoder = None if job.encoder is None else read_tensors(job.encoder)
@@ -251,9 +248,9 @@ def recipe_of(job: TrainJob, pictured: Pictured, steps: int) -> dict[str, Any]:
         **{f"crop_{name}": value for name, value in asdict(preset.crop).items()},
         "batch": preset.batch,
         "shuffle": preset.shuffle,
-        "style_file": digest_of(job.style),
-        "weights_file": digest_of(job.weights),
-        "encoder_file": digest_of(job.encoder),
+        "style_file": digest_or_none(job.style),
+        "weights_file": digest_or_none(job.weights),
+        "encoder_file": digest_or_none(job.encoder),
         **{f"pictures_{name}": names_in(job.folders[name], paths) for name, paths in pictured.paths.items()},
         **({"schedule_steps": steps} if falls else {}),
     }
@@ -266,7 +263,7 @@ def described(job: TrainJob, pictured: Pictured, steps: int) -> dict[str, str]:
         "recipe": job.preset.to_json(),
         "steps": str(steps),
         "style": "" if job.style is None else job.style.name,
-        "style_sha256": digest_of(job.style),
+        "style_sha256": digest_or_none(job.style),
         "pictures": json.dumps({name: len(paths) for name, paths in pictured.paths.items()}),
     }
 

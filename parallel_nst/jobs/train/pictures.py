@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from parallel_nst.training.datasets import Skipped, check_apart, find_pictures
+from parallel_nst.errors import BadInput
+from parallel_nst.files.digests import file_digest, short_digest
+from parallel_nst.training.pictures import Skipped, check_apart, find_pictures
 
 MOST_NAMED = 5  # skipped pictures of a folder that are named
 
@@ -21,13 +22,15 @@ class Pictured:
     skipped: Mapping[str, Sequence[Skipped]]
 
 
-def pictures_of(folders: Mapping[str, Path], least: int, notify: Callable[[str], None]) -> Pictured:
-    """All pictures of at least `least` px, found by their headers; says which are left out. ValueError where there are
+def pictures_of(
+    folders: Mapping[str, Path], least: int, notify: Callable[[str], None], max_pixels: int | None = None
+) -> Pictured:
+    """All pictures of at least `least` px, found by their headers; says which are left out. BadInput where there are
     none, and where A and B have some in common."""
     paths: dict[str, Sequence[Path]] = {}
     skipped: dict[str, Sequence[Skipped]] = {}
     for name, folder in folders.items():
-        paths[name], skipped[name] = find_pictures(folder, least)
+        paths[name], skipped[name] = find_pictures(folder, least, max_pixels)
         for line in lines_about(folder, skipped[name]):
             notify(line)
     if len(paths) == 2:
@@ -47,13 +50,13 @@ def lines_about(folder: Path, skipped: Sequence[Skipped]) -> list[str]:
 
 
 def check_contents_apart(first: Sequence[Path], second: Sequence[Path]) -> None:
-    """ValueError when a file of one set is a copy of one of the other. Only files of equal size are read."""
+    """BadInput when a file of one set is a copy of one of the other. Only files of equal size are read."""
     ours, theirs = by_size(first), by_size(second)
     sizes = sorted(ours.keys() & theirs.keys())
-    known = {digest_of(path): path for size in sizes for path in ours[size]}
+    known = {file_digest(path): path for size in sizes for path in ours[size]}
     for path in (path for size in sizes for path in theirs[size]):
-        if twin := known.get(digest_of(path)):
-            raise ValueError(f"{path} is a copy of {twin}; give two folders that do not overlap")
+        if twin := known.get(file_digest(path)):
+            raise BadInput(f"{path} is a copy of {twin}; give two folders that do not overlap")
 
 
 def by_size(paths: Iterable[Path]) -> dict[int, list[Path]]:
@@ -64,12 +67,12 @@ def by_size(paths: Iterable[Path]) -> dict[int, list[Path]]:
     return found
 
 
-def digest_of(path: Path | None) -> str:
+def digest_or_none(path: Path | None) -> str:
     """SHA-256 of a file, in hexadecimal; empty for none."""
-    return "" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+    return "" if path is None else file_digest(path)
 
 
 def names_in(folder: Path, paths: Sequence[Path]) -> str:
     """How many pictures, and a digest of their names within the folder."""
     names = "\n".join(path.relative_to(folder).as_posix() for path in paths)
-    return f"{len(paths)} {hashlib.sha256(names.encode()).hexdigest()[:16]}"
+    return f"{len(paths)} {short_digest([names.encode()])}"

@@ -12,13 +12,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from parallel_nst.errors import BadInput
 from parallel_nst.networks.backbones.registry import State, build_backbone
 from parallel_nst.networks.generators.files import save_generator
+from parallel_nst.training.batches import Batches, CropSettings
 from parallel_nst.training.cyclegan import CycleGAN, CycleSettings
-from parallel_nst.training.datasets import CACHE_BYTES, Batches, CropSettings, Pictures
 from parallel_nst.training.feedforward import Feedforward, FeedforwardSettings
-from parallel_nst.training.fit import FitReport, FitSettings, Status, Watch, fit
-from parallel_nst.training.objective import Objective
+from parallel_nst.training.fit import FitReport, FitSettings, TrainingCallbacks, TrainingStatus, fit
+from parallel_nst.training.objective import TrainingObjective
+from parallel_nst.training.pictures import CACHE_BYTES, PictureFiles
 from parallel_nst.workers.ranks.place import Place
 
 LEAST_SIZE = {"patchgan": 24, "conv5": 9}  # px of a crop: less leaves one position only to normalise over
@@ -28,8 +30,8 @@ SAMPLES = 4  # pictures, the first of each source, that samples are made of
 class ObjectiveSpec(Protocol):
     """All that an objective is made of."""
 
-    def build(self, steps: int, epoch_steps: int, place: Place) -> Objective:
-        """For a training of so many steps, with so many in an epoch. ValueError, in one line, for what does not go
+    def build(self, steps: int, epoch_steps: int, place: Place) -> TrainingObjective:
+        """For a training of so many steps, with so many in an epoch. BadInput, in one line, for what does not go
         together."""
         ...
 
@@ -64,12 +66,10 @@ class CycleSpec:
 
 
 def check_size(settings: CycleSettings, size: int) -> None:
-    """ValueError, in one line, for crops of `size` px that are too small for the discriminators."""
+    """BadInput, in one line, for crops of `size` px that are too small for the discriminators."""
     least = LEAST_SIZE[settings.discriminator]
     if size < least:
-        raise ValueError(
-            f"crops of {size} px are too small for {settings.discriminator}; give a size of {least} or more"
-        )
+        raise BadInput(f"crops of {size} px are too small for {settings.discriminator}; give a size of {least} or more")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ class TrainWork:
     """One process's part of a training.
 
     paths: of the pictures, by source. folder: of the run, the same for all. files: where the generators go, by name,
-    with `described` in them. resume: go on from a checkpoint in the folder, if there is one.
+    with `described` in them.
     """
 
     spec: ObjectiveSpec
@@ -90,10 +90,11 @@ class TrainWork:
     folder: Path
     files: Mapping[str, Path]
     described: Mapping[str, str]
-    resume: bool = False
 
-    def __call__(self, place: Place, on_status: Callable[[Status], None], notify: Callable[[str], None]) -> FitReport:
-        """Train; ValueError, OSError: see `fit`."""
+    def __call__(
+        self, place: Place, on_status: Callable[[TrainingStatus], None], notify: Callable[[str], None]
+    ) -> FitReport:
+        """Train; errors as `fit`."""
         torch.manual_seed(self.seed + place.rank)
         sources, batches = self.batches(place)
         objective = self.spec.build(self.settings.steps, batches.steps_per_epoch, place)
@@ -104,8 +105,7 @@ class TrainWork:
             self.folder,
             place,
             inputs=self.inputs(sources) if self.settings.sample_every and place.rank == 0 else None,
-            resume=self.resume,
-            watch=Watch(on_step=on_status, notify=notify),
+            callbacks=TrainingCallbacks(on_step=on_status, notify=notify),
         )
         for skipped in (file for source in sources.values() for file in source.skipped):
             notify(f"{skipped.path}: {skipped.reason}; another was taken in its place")
@@ -114,11 +114,11 @@ class TrainWork:
                 save_generator(objective.generators[name], path, self.described, half=True)
         return report
 
-    def batches(self, place: Place) -> tuple[dict[str, Pictures], Batches]:
-        """The pictures and this rank's share of the batches. ValueError for a batch that cannot be shared or is larger
+    def batches(self, place: Place) -> tuple[dict[str, PictureFiles], Batches]:
+        """The pictures and this rank's share of the batches. BadInput for a batch that cannot be shared or is larger
         than a source."""
         room = CACHE_BYTES // place.ranks // len(self.paths)
-        sources = {name: Pictures(paths, self.crop.load, room) for name, paths in self.paths.items()}
+        sources = {name: PictureFiles(paths, self.crop.load, room) for name, paths in self.paths.items()}
         batches = Batches(
             sources,
             self.batch,
@@ -130,7 +130,7 @@ class TrainWork:
         )
         return sources, batches
 
-    def inputs(self, sources: Mapping[str, Pictures]) -> dict[str, Tensor]:
+    def inputs(self, sources: Mapping[str, PictureFiles]) -> dict[str, Tensor]:
         """The first pictures of each source, cut from the centre: (SAMPLES, 3, S, S) or as many as all have."""
         cut = replace(self.crop, random=False, flip=False)
         count = min(SAMPLES, *(len(source) for source in sources.values()))

@@ -6,9 +6,9 @@ plain containers.
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
+import shutil
 import urllib.request
 import warnings
 from collections.abc import Callable, Mapping
@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from parallel_nst.files.whole_files import aside_name
+from parallel_nst.files.digests import file_digest
+from parallel_nst.files.whole_files import replacing, write_whole
 from parallel_nst.networks.backbones.base import VGG, VGG16_WIDTHS, VGG19_WIDTHS, Backbone, Embedded, ResNet, SqueezeNet
 from parallel_nst.recipe import LayerWeights
 
@@ -219,11 +220,9 @@ def quantised(state: State) -> dict[str, Tensor]:
 
 
 def save_embedded(backbone: Backbone, path: Path, metadata: dict[str, str]) -> None:
-    """Write weights in 8 bits per channel with their history in the file's metadata; aside first, then renamed."""
-    aside = path.with_suffix(".part")
+    """Write weights in 8 bits per channel with their history in the file's metadata."""
     state = {key: value.contiguous() for key, value in quantised(backbone.state_dict()).items()}
-    save_file(state, aside, metadata=metadata)
-    os.replace(aside, path)
+    write_whole({path: save(state, metadata=metadata)})
 
 
 def cache_folder() -> Path:
@@ -260,18 +259,9 @@ def fetched(name: str, address: str, path: Path, digits: str, advice: str) -> Pa
 
 
 def download(address: str, path: Path, digits: str) -> None:
-    """Fetch `address` to `path` through a file aside; ValueError when its SHA-256 does not begin with `digits`."""
-    digest = hashlib.sha256()
-    aside = path.with_name(aside_name(path.name))
-    try:
+    """Fetch `address` to `path`, whole or not at all; ValueError when its SHA-256 does not begin with `digits`."""
+    with replacing(path) as aside:
         with aside.open("xb") as file, urllib.request.urlopen(address, timeout=30) as response:
-            while block := response.read(1 << 20):
-                digest.update(block)
-                file.write(block)
-        if not digest.hexdigest().startswith(digits):
-            raise ValueError(
-                f"{address} has SHA-256 {digest.hexdigest()}, which does not begin with {digits}; try again"
-            )
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+            shutil.copyfileobj(response, file)
+        if not (digest := file_digest(aside)).startswith(digits):
+            raise ValueError(f"{address} has SHA-256 {digest}, which does not begin with {digits}; try again")

@@ -6,7 +6,6 @@ Reading is four small steps: tensors from bytes -> canonical keys -> the format,
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from parallel_nst.files.whole_files import aside_name
+from parallel_nst.files.whole_files import write_whole
 from parallel_nst.networks.backbones.registry import dequantised
 from parallel_nst.networks.generators.base import Generator
 from parallel_nst.networks.generators.published import Candidate, State, build_generator, detect
@@ -76,7 +75,7 @@ def inspect(paths: Path | Sequence[Path]) -> GeneratorInfo:
 def save_generator(
     generator: Generator, path: Path, metadata: Mapping[str, str] | None = None, *, half: bool = False
 ) -> None:
-    """Write safetensors with architecture and hyperparameters in its metadata, aside first, then renamed.
+    """Write safetensors with architecture and hyperparameters in its metadata, whole or not at all.
 
     metadata: more of it, such as the settings of a training; architecture and hyperparameters are not to be named.
     half: in float16, half the size, which no eye sees.
@@ -89,12 +88,7 @@ def save_generator(
         "architecture": generator.architecture,
         "hyperparameters": json.dumps(generator.hyperparameters),
     }
-    aside = path.with_name(aside_name(path.name))
-    try:
-        aside.write_bytes(save(state, metadata=described))
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_whole({path: save(state, metadata=described)})
 
 
 def files_of(paths: Sequence[Path]) -> list[Path]:

@@ -4,7 +4,6 @@ published ones that a user has to fetch, because nobody has published a digest t
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from parallel_nst.files import digests
 from parallel_nst.networks.backbones.registry import cache_folder, fetched
 from parallel_nst.networks.generators.base import Generator
 from parallel_nst.networks.generators.files import GeneratorInfo, counts_apart, read_generator
@@ -127,7 +127,7 @@ def fetched_files(name: str) -> list[Path]:
     files = []
     for file, digest in model.digests.items():
         path = fetched(name, f"{model.address}{file}", folder / file, digest, advice)
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        found = digests.file_digest(path)
         if found != digest:
             raise ValueError(f"{path} is not the published file (SHA-256 {found} instead of {digest}); delete it")
         files.append(path)
@@ -144,8 +144,8 @@ def digest_of(generator: Generator) -> str:
     """SHA-256, 64 hexadecimal digits, over architecture, hyperparameters and all weights: equal for equal networks,
     whatever kind of file they came in."""
     described = {"architecture": generator.architecture, "hyperparameters": generator.hyperparameters}
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    parts = [json.dumps(described, sort_keys=True).encode()]
     for key, value in sorted(counts_apart(generator.state_dict()).items()):
-        digest.update(f"{key} {tuple(value.shape)} ".encode())
-        digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4").tobytes())
-    return digest.hexdigest()
+        parts.append(f"{key} {tuple(value.shape)} ".encode())
+        parts.append(value.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4").tobytes())
+    return digests.digest_of(parts)

@@ -36,6 +36,7 @@ from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from parallel_nst.errors import PnstError
 from parallel_nst.workers.ranks.group import place_in_group
 from parallel_nst.workers.ranks.place import CPU, Place
 from parallel_nst.workers.ray.cluster import RayCluster, first_line, last_line
@@ -208,7 +209,7 @@ def run_rank(config: dict[str, Any]) -> None:
         teller.tell(Refused(RuntimeError(f"{first_line(error)}; give a smaller --batch or --size, or more workers")))
         raise
     except Exception as error:
-        if not isinstance(error, RuntimeError):
+        if isinstance(error, PnstError) or not isinstance(error, RuntimeError):
             teller.tell(Refused(error))
         raise
     if place.rank == 0:

@@ -3,17 +3,19 @@ that can be wrong with it is found out here, before a worker starts."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Protocol, get_args
 
 import torch
 from torch import Tensor
 
+from parallel_nst.errors import BadInput
+from parallel_nst.files.digests import file_digest, short_digest
 from parallel_nst.files.images import Picture, read_image
-from parallel_nst.jobs.batch.stylizers import GatysPainter, GeneratorPainter, Painter, scaled
+from parallel_nst.jobs.batch.stylizers import GatysStylizer, GeneratorStylizer, Stylizer, scaled
 from parallel_nst.networks.backbones.registry import State, build_backbone, load_weights
 from parallel_nst.networks.generators.base import Generator
 from parallel_nst.networks.generators.registry import default_model, open_generator
@@ -26,7 +28,7 @@ from parallel_nst.workers.worker import WorkerSpec
 TOGETHER = {"cpu": 1 << 18, "cuda": 1 << 23}  # px of pictures of one size that go through a generator in one pass
 
 
-class Model(Protocol):
+class Method(Protocol):
     """name: for the report. digest: of all that outputs depend on. weights: of backbones that workers need."""
 
     @property
@@ -38,7 +40,7 @@ class Model(Protocol):
     @property
     def weights(self) -> Mapping[str, State]: ...
 
-    def painter(self, spec: WorkerSpec, memory: int) -> Painter:
+    def stylizer(self, spec: WorkerSpec, memory: int) -> Stylizer:
         """For workers of this kind, each with so many bytes for its pictures."""
         ...
 
@@ -57,16 +59,16 @@ class GeneratorOptions:
 
     def __post_init__(self) -> None:
         if self.dtype == "float64":
-            raise ValueError("dtype is float64; generators compute in float32 or bfloat16, give one of these or auto")
+            raise BadInput("dtype is float64; generators compute in float32 or bfloat16, give one of these or auto")
         if not (isinstance(self.strength, float) and 0 <= self.strength <= 1):
-            raise ValueError(f"strength is {self.strength!r}; give a number from 0 to 1")
+            raise BadInput(f"strength is {self.strength!r}; give a number from 0 to 1")
         if self.statistics not in get_args(Statistics):
-            raise ValueError(f"statistics is {self.statistics!r}; give {' or '.join(get_args(Statistics))}")
+            raise BadInput(f"statistics is {self.statistics!r}; give {' or '.join(get_args(Statistics))}")
 
 
 @dataclass(frozen=True, eq=False)
-class GeneratorModel:
-    """See `Model`."""
+class GeneratorMethod:
+    """See `Method`."""
 
     name: str
     digest: str
@@ -75,11 +77,11 @@ class GeneratorModel:
     options: GeneratorOptions
     weights: Mapping[str, State] = field(default_factory=dict)
 
-    def painter(self, spec: WorkerSpec, memory: int) -> GeneratorPainter:
+    def stylizer(self, spec: WorkerSpec, memory: int) -> GeneratorStylizer:
         dtype = spec.dtype
         if self.options.dtype == "auto":
             dtype = chosen_dtype(self.generator, dtype == "bfloat16", self.style)
-        return GeneratorPainter(
+        return GeneratorStylizer(
             self.generator.architecture,
             self.generator.hyperparameters,
             self.generator.state_dict(),
@@ -93,8 +95,8 @@ class GeneratorModel:
 
 
 @dataclass(frozen=True, eq=False)
-class GatysModel:
-    """See `Model`."""
+class GatysMethod:
+    """See `Method`."""
 
     name: str
     digest: str
@@ -102,20 +104,18 @@ class GatysModel:
     style: Picture
     weights: Mapping[str, State]
 
-    def painter(self, spec: WorkerSpec, memory: int) -> GatysPainter:
-        return GatysPainter(self.recipe, self.style, spec.dtype, memory)
+    def stylizer(self, spec: WorkerSpec, memory: int) -> GatysStylizer:
+        return GatysStylizer(self.recipe, self.style, spec.dtype, memory)
 
 
-def generator_model(
+def generator_method(
     name: str | None, style: Path | None, options: GeneratorOptions, max_pixels: int | None = None
-) -> GeneratorModel:
-    """A generator by name or file (None: the bundled one), with a style picture if it takes one. ValueError, in one
+) -> GeneratorMethod:
+    """A generator by name or file (None: the bundled one), with a style picture if it takes one. BadInput, in one
     line, for what does not go together."""
     chosen = name or default_model()
     if chosen is None:
-        raise ValueError(
-            "no model is given; give --model NAME_OR_FILE, or --style PICTURE to paint each by optimisation"
-        )
+        raise BadInput("no model is given; give --model NAME_OR_FILE, or --style PICTURE to paint each by optimisation")
     generator, _, weights = open_generator(chosen)
     encoded = None
     if generator.takes_style != (style is not None):
@@ -126,25 +126,27 @@ def generator_model(
                 "has a style of its own; leave out --style, or leave out --model to paint each picture by optimisation"
             )
         )
-        raise ValueError(f"{chosen} {wanted}")
-    digest = hashlib.sha256(f"{weights} {asdict(options)}".encode())
+        raise BadInput(f"{chosen} {wanted}")
+    parts = [f"{weights} {asdict(options)}".encode()]
     if style is not None:
         pixels = scaled(read_image(style, max_pixels=max_pixels).pixels, options.style_size)
-        digest.update(pixels.tobytes())
+        parts.append(pixels.tobytes())
         with torch.inference_mode():
             picture = torch.from_numpy(pixels).permute(2, 0, 1)[None]
             encoded = generator.encode_style(picture, options.strength)  # type: ignore[operator]
-    return GeneratorModel(Path(chosen).stem, digest.hexdigest()[:16], generator, encoded, options)
+    return GeneratorMethod(Path(chosen).stem, short_digest(parts), generator, encoded, options)
 
 
-def gatys_model(recipe: Recipe, style: Path, weights: Path | None = None, max_pixels: int | None = None) -> GatysModel:
-    """Gatys' optimisation in the manner of a picture. ValueError, in one line, for a style or weights that cannot be
+def gatys_method(
+    recipe: Recipe, style: Path, weights: Path | None = None, max_pixels: int | None = None
+) -> GatysMethod:
+    """Gatys' optimisation in the manner of a picture. BadInput, in one line, for a style or weights that cannot be
     read and layers that there are not."""
     state = load_weights(recipe.backbone, weights)
     resolve(recipe, build_backbone(recipe.backbone, state))
-    digest = hashlib.sha256(replace(recipe, device="auto").digest().encode())
-    digest.update(hashlib.sha256(style.read_bytes()).digest())
-    for name in sorted(state):
-        digest.update(name.encode() + state[name].contiguous().numpy().tobytes())
+    weighed = (name.encode() + state[name].contiguous().numpy().tobytes() for name in sorted(state))
+    digest = short_digest(
+        chain([replace(recipe, device="auto").digest().encode(), file_digest(style).encode()], weighed)
+    )
     picture = read_image(style, max_pixels=max_pixels)
-    return GatysModel(style.stem, digest.hexdigest()[:16], recipe, picture, {recipe.backbone: state})
+    return GatysMethod(style.stem, digest, recipe, picture, {recipe.backbone: state})
