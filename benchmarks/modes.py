@@ -21,6 +21,7 @@ from scene import Scene
 
 from parallel_nst.files.bundled import bundled_content, bundled_style
 from parallel_nst.files.images import Picture, fit, read_image, resize, write_image
+from parallel_nst.painting.gatys.losses import gram_part
 from parallel_nst.painting.gatys.style import measure_style
 from parallel_nst.painting.planning.scales import FRAME
 from parallel_nst.painting.stylize import stylize, whole_loss
@@ -81,8 +82,8 @@ def drift(picture: Picture, tiles: Iterable[Tile], scene: Scene) -> float:
     for tile in tiles:
         core, size = gather(image, tile.core), (tile.core.height, tile.core.width)
         grams = measure_style(reader, core, whole_tile(*size)).targets.grams
-        norms = {name: float(scene.style.grams[name].norm()) for name in names}
-        distances.append([float((grams[n] - scene.style.grams[n]).norm()) / norms[n] for n in names])
+        pairs = [(gram_part(grams[name]), gram_part(scene.style.grams[name])) for name in names]
+        distances.append([float((ours - theirs).norm() / theirs.norm()) for ours, theirs in pairs])
     return float(np.std(distances, axis=0).mean())
 
 

@@ -22,6 +22,7 @@ else:
     import tomli as tomllib
 
 Optimizer = Literal["lbfgs", "adam"]
+StyleLoss = Literal["gram", "w2"]
 Init = Literal["content", "noise", "style"]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
@@ -86,7 +87,9 @@ class Recipe:
     """One stylisation: what to measure, what to weigh, how far to go."""
 
     size: int = knob(1024, "longest side of the generated image in px; full (0): the content's own", least=0)
-    style_size: int = knob(0, "longest side of the style image in px at the finest scale; 0: as --size", least=0)
+    style_size: int = knob(
+        0, "longest side of the style image in px at the finest scale; 0: as --size, or its own if less", least=0
+    )
     steps: int = knob(20, "optimiser steps at the finest scale", least=1)
     step_growth: float = knob(0.3, "each coarser scale gets this share of --steps more than the next finer", least=0)
     scales: int = knob(
@@ -94,6 +97,7 @@ class Recipe:
     )
     backbone: str = knob("embedded", "network that measures content and style")
     style_weight: float = knob(1.0, "weight of the style loss", least=0)
+    style_loss: StyleLoss = knob("w2", "w2: means and covariances, by their Wasserstein distance; gram: Gram matrices")
     content_weight: float = knob(0.03, "weight of the content loss", least=0)
     tv_weight: float = knob(0.0, "weight of the total variation loss (smoothness)", least=0)
     optimizer: Optimizer = knob("lbfgs", "lbfgs or adam")

@@ -178,7 +178,8 @@ def check_memory(content: tuple[int, int], style: tuple[int, int], recipe: Recip
     has."""
     have = memory or int(psutil.virtual_memory().total)
     longest = recipe.size or max(content)
-    for name, size in (("size", fit(content, longest)), ("style_size", fit(style, recipe.style_size or longest))):
+    measured = fit(style, recipe.style_size or min(longest, max(style)))
+    for name, size in (("size", fit(content, longest)), ("style_size", measured)):
         need = driver_bytes(size[1], size[0], recipe)
         if need > have:
             whose = "--memory allows" if memory else "this machine has"

@@ -1,8 +1,10 @@
-"""Train the embedded backbone: a narrow VGG-shaped network learns the features of SqueezeNet on photographs.
+"""Train the embedded backbone: a narrow VGG-shaped network learns a teacher's features on photographs.
 
 Each student tap gets a 1x1 head that predicts the teacher's features at the nearest resolution; the loss is the sum
 over taps of the mean squared error with each teacher channel standardised (Hinton et al. 2015 with the hints of Romero
 et al., FitNets, 2014). Errors are thus fractions of unexplained variance, from 0 (perfect) to 1 (knows nothing).
+Beside it stands what the features are for: the Gram matrix of the prediction and that of the teacher, crop by crop.
+Regression alone shrinks what it cannot explain towards the mean, and with it the Gram matrix.
 
 While it learns, each convolution is followed by batch normalisation (Ioffe and Szegedy 2015), which is folded into its
 weights at the end: the same function, trained several times faster.
@@ -18,7 +20,7 @@ import copy
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -30,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
-from parallel_nst.networks.backbones.base import Backbone, Embedded, SqueezeNet
+from parallel_nst.networks.backbones.base import Backbone, Embedded
 from parallel_nst.networks.backbones.registry import (
     build_backbone,
     dequantised,
@@ -43,7 +45,6 @@ from parallel_nst.training.batches import Batches
 from parallel_nst.training.fit import FitSettings, TrainingCallbacks, TrainingStatus, fit
 from parallel_nst.training.objective import TOTAL, Batch, Losses, Phase
 
-TEACHER_FRAME = 3  # px, half of the 7x7 window of the teacher's first convolution
 MEASURED = 20  # batches that the teacher's statistics are taken from, behind those that are trained on
 CLIP = 5.0  # largest norm of the gradient
 CHECKPOINT_EVERY = 100  # steps
@@ -53,32 +54,59 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class TeacherFrame:
+    """Reflected px around what a teacher sees, so that its features are those of a picture that goes on.
+
+    cut: whether its own zero padding gives the frame positions, which are cut away again.
+    """
+
+    px: int
+    cut: bool
+
+
+FRAMES = {
+    "vgg19": TeacherFrame(16, cut=True),  # zero padding darkens the rim of every layer
+    # SqueezeNet's first convolution has no padding, so its grid is smaller than the student's and would have to be
+    # stretched, up to 3 px out of place at the rim: a student trained so explains a third of that layer instead of nine
+    # tenths. Half of its 7x7 window all round gives it the student's grid.
+    "squeezenet": TeacherFrame(3, cut=False),
+}
+
+
+@dataclass(frozen=True)
 class DistillSettings:
     """Every knob of the training.
 
-    widths: channels of each convolution, block by block.
-    taps: student layer -> teacher layer.
+    teacher: the backbone to learn from. widths: channels of each convolution, block by block.
+    taps: student layer -> teacher layer. gram_weight: of the Gram matrices' errors beside those of the features.
     crop: px, square. shrink: one crop in four is cut from the photograph reduced by this factor.
-    held_out: photographs kept away from training, to measure the errors on.
+    recoloured, noisy: shares of crops with other colours and with noise, such as paintings and pictures on their way
+    have. held_out: photographs kept away from training, to measure the errors on.
+    dtype: float32, or bfloat16 for networks in half precision.
     """
 
+    teacher: str = "vgg19"
     widths: tuple[tuple[int, ...], ...] = ((16, 32), (48, 64), (96, 128, 128), (192, 192, 192), (256, 256))
     taps: tuple[tuple[str, str], ...] = (
-        ("relu2_2", "relu1"),
-        ("relu3_2", "fire3"),
-        ("relu3_3", "fire4"),
-        ("relu4_2", "fire6"),
-        ("relu4_3", "fire8"),
-        ("relu5_2", "fire9"),
+        ("relu1_2", "relu1_1"),
+        ("relu2_2", "relu2_1"),
+        ("relu3_2", "relu3_1"),
+        ("relu4_2", "relu4_1"),
+        ("relu4_3", "relu4_2"),
+        ("relu5_2", "relu5_1"),
     )
-    steps: int = 2200
-    batch: int = 12
+    gram_weight: float = 0.2
+    steps: int = 3600
+    batch: int = 8
     crop: int = 128
     shrink: float = 0.6
-    learning_rate: float = 3e-3
+    recoloured: float = 0.5
+    noisy: float = 0.25
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     warmup: int = 100
     held_out: int = 60
+    dtype: str = "float32"
     seed: int = 0
 
 
@@ -113,6 +141,20 @@ class NormalisedStudent(nn.Module):
         return features
 
     @torch.no_grad()
+    def begin_as(self, backbone: Embedded, crops: Tensor) -> None:
+        """Compute what `backbone` computes, normalised by the statistics of `crops`."""
+        self.backbone.load_state_dict(backbone.state_dict())
+        for name, values in backbone(crops, list(self.norms)).items():
+            norm = self.norms[name]
+            assert isinstance(norm, nn.BatchNorm2d)
+            assert norm.running_mean is not None and norm.running_var is not None
+            variance, mean = torch.var_mean(values, (0, 2, 3))
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+            norm.weight.copy_((variance + norm.eps).sqrt())
+            norm.bias.copy_(mean)
+
+    @torch.no_grad()
     def fold(self) -> Embedded:
         """The backbone alone, computing what this module computes in evaluation mode."""
         folded = copy.deepcopy(self.backbone)
@@ -130,10 +172,10 @@ class NormalisedStudent(nn.Module):
 class Distiller(nn.Module):
     """The student with its heads, and the teacher's statistics they are trained against."""
 
-    def __init__(self, settings: DistillSettings, teacher: SqueezeNet) -> None:
+    def __init__(self, settings: DistillSettings, teacher: Backbone) -> None:
         super().__init__()
         self.student: NormalisedStudent | Backbone = NormalisedStudent(settings.widths)
-        self.taps = settings.taps
+        self.settings, self.taps = settings, settings.taps
         self._teacher = [teacher]  # in a list: it is no part of what is trained or saved
         self.heads = nn.ModuleDict()
         for tap, target in settings.taps:
@@ -144,16 +186,14 @@ class Distiller(nn.Module):
 
     @torch.no_grad()
     def teach(self, crops: Tensor) -> dict[str, Tensor]:
-        """The teacher's features of `crops` (N, 3, H, W), on the student's own grids.
+        """The teacher's features of `crops` (N, 3, H, W), on the student's own grids, in float32."""
+        teacher, frame = self._teacher[0], FRAMES[self.settings.teacher]
+        framed = F.pad(crops, (frame.px,) * 4, mode="reflect")
+        features = teacher(framed, [target for _, target in self.taps], getattr(torch, self.settings.dtype))
+        cuts = {name: frame.px // teacher.layers[name].stride if frame.cut else 0 for name in features}
+        return {name: F.pad(values, (-cuts[name],) * 4).float() for name, values in features.items()}
 
-        SqueezeNet's first convolution has no padding, so its grid is smaller than the student's and would have to be
-        stretched, up to 3 px out of place at the rim: a student trained so explains a third of that layer instead of
-        nine tenths. Three reflected px all round give it the student's grid.
-        """
-        framed = F.pad(crops, (TEACHER_FRAME,) * 4, mode="reflect")
-        features: dict[str, Tensor] = self._teacher[0](framed, [target for _, target in self.taps])
-        return features
-
+    @torch.no_grad()
     def measure(self, batches: list[Tensor]) -> None:
         """Set each teacher channel's mean and standard deviation from sample batches."""
         samples = [self.teach(batch) for batch in batches]
@@ -162,17 +202,24 @@ class Distiller(nn.Module):
             self.get_buffer(f"mean_{target}").copy_(values.mean(1).view(1, -1, 1, 1))
             self.get_buffer(f"std_{target}").copy_(values.std(1).clamp_min(1e-3).view(1, -1, 1, 1))
 
-    def forward(self, crops: Tensor) -> Tensor:
-        """Mean squared standardised error of each tap, shape (taps,)."""
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean squared standardised error of each tap, and the relative error of its Gram matrices, each (taps,)."""
         targets = self.teach(crops)
         features = self.student(crops, [tap for tap, _ in self.taps])
-        errors = []
+        errors, gaps = [], []
         for tap, target in self.taps:
-            wanted = (targets[target] - self.get_buffer(f"mean_{target}")) / self.get_buffer(f"std_{target}")
-            guess = self.heads[tap](features[tap])
-            guess = F.interpolate(guess, size=wanted.shape[-2:], mode="bilinear", align_corners=False)
-            errors.append(F.mse_loss(guess, wanted))
-        return torch.stack(errors)
+            mean, std = self.get_buffer(f"mean_{target}"), self.get_buffer(f"std_{target}")
+            guess = self.heads[tap](features[tap]).float()
+            guess = F.interpolate(guess, size=targets[target].shape[-2:], mode="bilinear", align_corners=False)
+            errors.append(F.mse_loss(guess, (targets[target] - mean) / std))
+            gaps.append(gram_gap(guess * std + mean, targets[target]))
+        return torch.stack(errors), torch.stack(gaps)
+
+
+def gram_gap(guess: Tensor, wanted: Tensor) -> Tensor:
+    """Mean over crops of |G - G_wanted|^2 / |G_wanted|^2, with G the outer products of features (N, C, H, W)."""
+    one, other = (x.flatten(2) @ x.flatten(2).transpose(1, 2) for x in (guess, wanted))
+    return ((one - other).square().sum((1, 2)) / other.square().sum((1, 2)).clamp_min(1e-12)).mean()
 
 
 def load_photos(folder: Path) -> list[np.ndarray]:
@@ -206,7 +253,22 @@ def random_crop(photo: np.ndarray, settings: DistillSettings, rng: Random) -> Te
     crop = torch.from_numpy(piece.copy()).permute(2, 0, 1).float() / 255
     if cut != side:
         crop = F.interpolate(crop[None], size=(side, side), mode="bilinear", antialias=True)[0]
-    return crop
+    if rng.random() < settings.recoloured:
+        crop = recoloured(crop, rng)
+    if rng.random() < settings.noisy:
+        seed = torch.Generator().manual_seed(rng.getrandbits(32))
+        crop = crop + rng.uniform(0, 0.1) * torch.randn(crop.shape, generator=seed)
+    return crop.clamp(0, 1)
+
+
+def recoloured(crop: Tensor, rng: Random) -> Tensor:
+    """The crop (3, H, W) with its hue turned by any angle, paler or stronger, softer or harder."""
+    axis = torch.full((3, 3), 1 / 3)  # onto grey
+    turn = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / np.sqrt(3)
+    angle, saturation, contrast = rng.uniform(0, 2 * np.pi), rng.uniform(0.4, 2.0), rng.uniform(0.7, 1.4)
+    colour = saturation * (np.cos(angle) * (torch.eye(3) - axis) + np.sin(angle) * turn)
+    mean = crop.mean()
+    return mean + contrast * torch.einsum("ij,jhw->ihw", axis + colour, crop - mean)
 
 
 def batches(photos: list[np.ndarray], settings: DistillSettings, seed: int) -> Batches:
@@ -230,22 +292,24 @@ def learning_rate(step: int, settings: DistillSettings) -> float:
 def evaluate(model: Distiller, photos: list[np.ndarray], settings: DistillSettings) -> dict[str, float]:
     """Errors by tap on fixed crops of held-out photographs."""
     model.eval()
-    stream = batches(photos, settings, seed=1)
-    errors = torch.stack([model(stream.at(step)["images"]) for step in range(10)]).mean(0)
+    stream = batches(photos, replace(settings, recoloured=0.0, noisy=0.0), seed=1)
+    errors = torch.stack([model(stream.at(step)["images"])[0] for step in range(10)]).mean(0)
     model.train()
     return {tap: round(float(e), 4) for (tap, _), e in zip(model.taps, errors, strict=True)}
 
 
 class Lesson(nn.Module):
-    """The distiller as a phase's module: the sum of the taps' errors is what it learns from."""
+    """The distiller as a phase's module: the sum of the taps' errors, of features and of Gram matrices."""
 
     def __init__(self, model: Distiller) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: Batch) -> Losses:
-        errors = self.model(batch["images"].contiguous(memory_format=torch.channels_last))
-        return {TOTAL: errors.sum(), **{tap: e for (tap, _), e in zip(self.model.taps, errors, strict=True)}}
+        errors, gaps = self.model(batch["images"].contiguous(memory_format=torch.channels_last))
+        losses = {tap: e for (tap, _), e in zip(self.model.taps, errors, strict=True)}
+        losses |= {f"{tap}/gram": gap for (tap, _), gap in zip(self.model.taps, gaps, strict=True)}
+        return {TOTAL: errors.sum() + self.model.settings.gram_weight * gaps.sum(), **losses}
 
 
 class Distillation:
@@ -271,15 +335,29 @@ class Distillation:
         return inputs["images"]
 
 
-def distill(settings: DistillSettings, photos: list[np.ndarray], teacher: SqueezeNet, work: Path) -> Distiller:
-    """Train to the last step, going on from the folder `work` if it holds a checkpoint of the same settings."""
+def distill(
+    settings: DistillSettings,
+    photos: list[np.ndarray],
+    teacher: Backbone,
+    work: Path,
+    begin: Embedded | None = None,
+) -> Distiller:
+    """Train to the last step, going on from the folder `work` if it holds a checkpoint of the same settings.
+
+    begin: a backbone of the same widths whose weights to begin with; None begins with random ones.
+    """
     torch.manual_seed(settings.seed)
     training, held_out = split(photos, settings)
     model = Distiller(settings, teacher)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     stream = batches(training, settings, settings.seed)
-    model.measure([stream.at(settings.steps + number)["images"] for number in range(MEASURED)])
-    every = FitSettings(settings.steps, CHECKPOINT_EVERY, sample_every=0, recipe=asdict(settings), resume=True)
+    samples = [stream.at(settings.steps + number)["images"] for number in range(MEASURED)]
+    model.measure(samples)
+    if begin is not None and isinstance(model.student, NormalisedStudent):
+        model.student.begin_as(begin, samples[0])
+    every = FitSettings(
+        settings.steps, CHECKPOINT_EVERY, sample_every=0, dtype=settings.dtype, recipe=asdict(settings), resume=True
+    )
     callbacks = TrainingCallbacks(
         on_step=lambda status: tell(status, model, held_out, settings),
         notify=lambda line: log.info("%s", line),
@@ -292,7 +370,10 @@ def distill(settings: DistillSettings, photos: list[np.ndarray], teacher: Squeez
 def tell(status: TrainingStatus, model: Distiller, held_out: list[np.ndarray], settings: DistillSettings) -> None:
     """Errors by tap every hundred steps, those on held-out photographs every five hundred."""
     if status.step % CHECKPOINT_EVERY == 0 or status.step == status.steps:
-        errors = " ".join(f"{status.losses[f'distil/{tap}']:.3f}" for tap, _ in settings.taps)
+        errors = " ".join(
+            f"{status.losses[f'distil/{tap}']:.3f} ({status.losses[f'distil/{tap}/gram']:.3f})"
+            for tap, _ in settings.taps
+        )
         log.info("step %d of %d, %.1f crops/s: %s", status.step, status.steps, status.images_per_second, errors)
     if status.step % EVALUATE_EVERY == 0:
         log.info("held out: %s", evaluate(model, held_out, settings))
@@ -309,23 +390,24 @@ def export(model: Distiller, held_out: list[np.ndarray], settings: DistillSettin
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the embedded backbone by distillation from SqueezeNet.")
+    parser = argparse.ArgumentParser(description="Train the embedded backbone by distillation.")
     parser.add_argument("--photos", type=Path, required=True, help="a folder of photographs")
-    parser.add_argument("--teacher", type=Path, required=True, help="SqueezeNet 1.0 weights, torchvision's key names")
+    parser.add_argument("--teacher", type=Path, required=True, help="the teacher's weights, torchvision's key names")
     parser.add_argument("--output", type=Path, required=True, help="the safetensors file to write")
     parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints, to write and to go on from")
+    parser.add_argument("--begin", type=Path, help="weights of an embedded backbone of the same widths to begin with")
     parser.add_argument("--settings", default="{}", help="JSON of the settings that differ from the defaults")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
     settings = DistillSettings(**json.loads(args.settings))
-    teacher = SqueezeNet()
-    state = read_tensors(args.teacher)
-    teacher.load_state_dict({key: value for key, value in state.items() if key.startswith("features.")})
-    teacher.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    teacher = build_backbone(settings.teacher, read_tensors(args.teacher))
+    teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    begin = build_backbone("embedded", read_tensors(args.begin)) if args.begin else None
+    assert begin is None or isinstance(begin, Embedded)
     photos = load_photos(args.photos)
-    model = distill(settings, photos, teacher, args.work)
+    model = distill(settings, photos, teacher, args.work, begin)
     _, held_out = split(photos, settings)
     log.info("as shipped: %s", export(model, held_out, settings, args.output))
 

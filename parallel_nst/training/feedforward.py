@@ -27,7 +27,7 @@ from parallel_nst.networks.generators.base import Generator
 from parallel_nst.networks.generators.published import build_generator
 from parallel_nst.networks.generators.transformer import VGG16_ENCODER, VGGDecoder
 from parallel_nst.painting.gatys.features import FeatureReader
-from parallel_nst.painting.gatys.losses import content_sums, gram_sums, style_loss, variation_sums, wide
+from parallel_nst.painting.gatys.losses import content_sums, gram_loss, gram_part, gram_sums, variation_sums, wide
 from parallel_nst.painting.gatys.objective import weighted_mean
 from parallel_nst.painting.gatys.style import StyleTargets, measure_style
 from parallel_nst.painting.tiles.geometry import Rect, whole_tile
@@ -138,7 +138,8 @@ def content_loss(
 def style_losses(features: Mapping[str, Tensor], targets: StyleTargets, settings: FeedforwardSettings) -> Tensor:
     """Mean over pictures of the squared distance of their Gram means from the style's, over `targets.norms`."""
     terms = {
-        name: style_loss(gram_means(features[name]), targets.grams[name], targets.norms[name]) / len(features[name])
+        name: gram_loss(gram_means(features[name]), gram_part(targets.grams[name]), targets.norms[name])
+        / len(features[name])
         for name in settings.layers_used.style
     }
     return together(terms, settings.layers_used.style, settings.formula)
@@ -181,7 +182,7 @@ def measured_targets(backbone: Backbone, style: Tensor, settings: FeedforwardSet
     targets = sums.targets
     if settings.formula == "relative":
         return targets
-    channels = {name: gram.shape[0] for name, gram in targets.grams.items()}
+    channels = {name: len(gram_part(gram)) for name, gram in targets.grams.items()}
     return replace(
         targets,
         norms={name: (count / settings.feature_scale) ** 4 for name, count in channels.items()},

@@ -106,6 +106,20 @@ def test_value_and_gradient_are_those_of_the_picture_in_one_piece(size, grid):
     assert tiled.value(setting.image) == pytest.approx(setting.local().value(setting.image), rel=1e-12)
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("grid", [(2, 2), (4, 5)])
+def test_so_they_are_with_means_and_covariances(size, grid):
+    setting = Setting(size, recipe=replace(RECIPE, style_loss="w2"))
+    assert_equal(setting.tiled(grid), setting, tolerance=1e-10)
+
+
+def test_means_and_covariances_paint_the_picture_of_one_piece():
+    setting = Setting((33, 50), recipe=replace(RECIPE, style_loss="w2"))
+    result, whole = setting.painted((2, 3)), setting.painted_whole()
+    np.testing.assert_allclose(result.pixels, whole.image[0].numpy(), rtol=0, atol=1e-8)
+    assert result.loss < setting.local().value(setting.image)
+
+
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
 @pytest.mark.parametrize(("size", "grid"), [((1, 1), (2, 2)), ((17, 31), (2, 3)), ((48, 33), (3, 2))])
 def test_three_steps_paint_the_picture_of_one_piece(size, grid, optimizer):
@@ -130,7 +144,8 @@ def test_whatever_layers_are_chosen(layers):
 
 
 @pytest.mark.parametrize(
-    "weights", [{"tv_weight": 0.0}, {"style_weight": 0.0}, {"content_weight": 0.0}, {"tv_weight": 1e3}]
+    "weights",
+    [{"tv_weight": 0.0}, {"style_weight": 0.0}, {"content_weight": 0.0}, {"tv_weight": 1e3}, {"style_loss": "gram"}],
 )
 def test_whatever_the_losses_weigh(weights):
     setting = Setting((33, 50), recipe=replace(RECIPE, **weights))

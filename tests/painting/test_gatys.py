@@ -58,8 +58,9 @@ def cut_in(tile, image):
     return image[..., tile.read.top : tile.read.bottom, tile.read.left : tile.read.right]
 
 
-def test_gradient_is_the_derivative_of_the_loss(backbone):
-    loss, image = objective(backbone), picture(3)
+@pytest.mark.parametrize("kind", ["gram", "w2"])
+def test_gradient_is_the_derivative_of_the_loss(backbone, kind):
+    loss, image = objective(backbone, recipe=replace(RECIPE, style_loss=kind)), picture(3)
     value, gradient = loss.value_and_gradient(image)
     direction = picture(4) - 0.5
     ahead, behind = loss.value(image + 1e-5 * direction), loss.value(image - 1e-5 * direction)
@@ -143,6 +144,22 @@ def test_sums_keep_their_order_and_their_counts(backbone):
     assert torch.equal(doubled.content["relu2_2"], 2 * sums.content["relu2_2"])
     assert torch.equal(doubled.variation, 2 * sums.variation)
     assert {tensor.dtype for tensor in sums.to("cpu", torch.float32).tensors} == {torch.float32}
+
+
+def test_means_and_covariances_are_measured_in_units_of_the_style(backbone):
+    """Twice as strong features of both pictures have the same loss."""
+    recipe = replace(RECIPE, style_loss="w2", content_weight=0.0, tv_weight=0.0)
+    loss = objective(backbone, recipe=recipe, layers=LayerWeights({"relu1_1": 1.0}, LAYERS.content))
+    grams = {name: gram.clone() for name, gram in loss.style.grams.items()}
+    grams["relu1_1"][:-1, :-1] *= 4
+    grams["relu1_1"][:-1, -1] *= 2
+    grams["relu1_1"][-1, :-1] *= 2
+    powers = {name: 4 * power for name, power in loss.style.powers.items()}
+    stronger = replace(loss.style, grams=grams, powers=powers)
+    sums = loss.sums(picture(3))
+    twice = replace(sums, grams={"relu1_1": sums.grams["relu1_1"] / loss.style.grams["relu1_1"] * grams["relu1_1"]})
+    expected = total_loss(sums, loss.style, loss.resolved)
+    torch.testing.assert_close(total_loss(twice, stronger, loss.resolved), expected)
 
 
 def test_each_loss_is_zero_where_it_should_be(backbone):

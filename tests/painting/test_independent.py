@@ -104,6 +104,17 @@ def test_a_picture_that_has_the_style_leaves_its_tiles_as_they_are():
     assert own_targets({"a": torch.tensor([[4.0]])}, [0.25, 0.75], grams) == grams
 
 
+@pytest.mark.parametrize("kind", ["gram", "w2"])
+def test_a_picture_that_has_the_style_has_nothing_to_lose(pool, scale, pixels, kind):
+    """No tile of it wants anything, however different the tiles are."""
+    recipe, cut = replace(RECIPE, style_loss=kind, content_weight=0.0), scale((2, 2))
+    grams = measured_grams(pixels, cut, tiny_resolved(recipe), pool)
+    own = {name: sum(s * g[name] for s, g in zip(shares(cut.tiles), grams, strict=True)) for name in LAYERS.style}
+    met = replace(cut, style=replace(cut.style, grams=own), steps=1)
+    assert alone(pixels, met, recipe, pool).loss == pytest.approx(0, abs=1e-5)
+    assert alone(pixels, replace(cut, steps=1), recipe, pool).loss > 1e-3
+
+
 def test_plain_targets_are_the_styles_and_cost_no_measuring(scale, pixels):
     pool, cut = Scattered(SPEC), scale((2, 2))
     grams = measured_grams(pixels, cut, tiny_resolved(PLAIN), pool)
@@ -208,7 +219,15 @@ def test_exchanges_fall_where_they_should_and_every_tile_reports_every_step(pool
     assert sorted(seen) == [(tile, step) for tile in range(2) for step in range(1, 6)]
 
 
-@pytest.mark.parametrize("recipe", [every(2), every(2, PLAIN), every(1, replace(RECIPE, optimizer="adam"))])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        every(2),
+        every(2, PLAIN),
+        every(1, replace(RECIPE, optimizer="adam")),
+        every(2, replace(RECIPE, style_loss="gram")),
+    ],
+)
 def test_the_same_picture_whatever_the_order(pool, scale, pixels, recipe):
     expected, _ = synchronised(pixels, scale((1, 3), 5), recipe, pool)
     for seed in range(2):
@@ -216,7 +235,15 @@ def test_the_same_picture_whatever_the_order(pool, scale, pixels, recipe):
         assert np.array_equal(result.pixels, expected.pixels) and result.loss == expected.loss
 
 
-@pytest.mark.parametrize("recipe", [every(2), every(2, PLAIN), every(1, replace(RECIPE, optimizer="adam"))])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        every(2),
+        every(2, PLAIN),
+        every(1, replace(RECIPE, optimizer="adam")),
+        every(2, replace(RECIPE, style_loss="gram")),
+    ],
+)
 def test_from_every_exchange_the_run_goes_on_as_if_undisturbed(scale, pixels, recipe):
     cut = scale((1, 3), 7)
     mode = Synchronised(cut, tiny_resolved(recipe), Scattered(SPEC, 2))

@@ -8,11 +8,18 @@ import torch
 from parallel_nst.painting.gatys.losses import (
     BLOCK,
     FEW,
+    SPREAD,
     content_sums,
+    covariance,
+    factor_of,
+    gram_loss,
+    gram_part,
     gram_sums,
+    mean_part,
+    moment_sums,
     outer_sums,
-    style_loss,
     variation_sums,
+    wasserstein_loss,
 )
 from parallel_nst.painting.tiles.geometry import Rect
 
@@ -65,8 +72,82 @@ def test_the_gradient_of_half_precision_sums_goes_the_way_of_float64():
 def test_style_loss_is_zero_at_the_target_and_one_for_nothing():
     gram = gram_sums(features(1, 4, 8, 8)) / 64
     norm = float(gram.square().sum())
-    assert style_loss(gram, gram, norm) == 0
-    assert float(style_loss(torch.zeros_like(gram), gram, norm)) == pytest.approx(1)
+    assert gram_loss(gram, gram, norm) == 0
+    assert float(gram_loss(torch.zeros_like(gram), gram, norm)) == pytest.approx(1)
+
+
+def moments_of(seed, gain=1.0, shift=0.0):
+    """Mean moments of some features of three channels."""
+    return moment_sums(gain * features(1, 3, 8, 9, seed=seed) + shift) / 72
+
+
+def test_moments_are_those_of_the_features():
+    f = features(1, 3, 8, 9) + 1
+    moments = moment_sums(f)
+    torch.testing.assert_close(gram_part(moments), gram_sums(f), rtol=0, atol=0)
+    assert float(moments[-1, -1]) == 72
+    torch.testing.assert_close(mean_part(moments / 72), f.mean((0, 2, 3)))
+    torch.testing.assert_close(covariance(moments / 72), torch.cov(f[0].flatten(1), correction=0))
+
+
+def test_moment_sums_of_pieces_add_up_to_the_whole():
+    whole, everywhere = features(1, 5, 12, 9), slice(None)
+    pieces = sum(moment_sums(whole, (rows, everywhere)) for rows in (slice(0, 7), slice(7, None)))
+    torch.testing.assert_close(pieces, moment_sums(whole), rtol=1e-12, atol=1e-12)
+
+
+def test_wasserstein_distance_is_zero_at_the_target_only():
+    target = moments_of(0)
+    assert float(wasserstein_loss(target, target, 1.0)) == pytest.approx(0, abs=1e-12)
+    for other in (moments_of(0, shift=0.1), moments_of(0, gain=1.1), moments_of(1)):
+        assert float(wasserstein_loss(other, target, 1.0)) > 1e-3
+
+
+def test_wasserstein_distance_of_gaussians_along_the_axes_is_known():
+    """Means 0 and (3, 4), standard deviations (1, 2) and (2, 5): (9 + 16 + 1 + 9) / 2 channels."""
+    one = torch.diag(torch.tensor([1.0, 4.0, 1.0], dtype=torch.float64))
+    other = torch.tensor([[4.0 + 9, 12, 3], [12, 25 + 16, 4], [3, 4, 1]], dtype=torch.float64)
+    assert float(wasserstein_loss(one, other, 1.0)) == pytest.approx(35 / 2, rel=1e-3)
+    assert float(wasserstein_loss(other, one, 1.0)) == pytest.approx(35 / 2, rel=1e-3)
+
+
+def test_wasserstein_distance_tells_mean_and_spread_apart_where_a_gram_matrix_does_not():
+    flat, varied = (torch.tensor([[4.0, mean], [mean, 1]], dtype=torch.float64) for mean in (2.0, 0.0))
+    assert float(gram_loss(gram_part(flat), gram_part(varied), 1.0)) == 0
+    assert float(wasserstein_loss(flat, varied, 4.0)) == pytest.approx(2, rel=0.05)
+
+
+def test_nothing_at_all_is_one_from_the_style():
+    target = moments_of(0, shift=2.0)
+    power = float(gram_part(target).diagonal().mean())
+    nothing = torch.zeros_like(target)
+    assert float(wasserstein_loss(nothing, target, power)) == pytest.approx(1, rel=0.02)
+
+
+def test_a_channel_that_is_silent_in_both_has_a_finite_gradient():
+    silent = features(1, 3, 8, 9) * torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64).view(1, 3, 1, 1)
+    leaf = silent.requires_grad_()
+    (gradient,) = torch.autograd.grad(wasserstein_loss(moment_sums(leaf) / 72, moments_of(1), 1.0), leaf)
+    assert torch.isfinite(gradient).all() and gradient.abs().max() < 1 / SPREAD
+
+
+@pytest.mark.parametrize("wrong", [torch.inf, torch.nan])
+def test_features_that_are_not_finite_have_no_distance(wrong):
+    """And raise nothing: the optimiser steps back."""
+    leaf = torch.full((1, 3, 8, 9), wrong, requires_grad=True)
+    loss = wasserstein_loss(moment_sums(leaf) / 72, moments_of(1), 1.0)
+    assert loss.isnan()
+    assert torch.autograd.grad(loss, leaf)[0].isnan().all()
+
+
+def test_a_target_that_is_no_covariance_is_brought_to_the_nearest():
+    """As a tile's own target may be."""
+    matrix = torch.diag(torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64))
+    factor = factor_of(matrix, 1e-3)
+    expected = torch.diag(torch.tensor([2.0, 1e-3, 0.5], dtype=torch.float64))
+    torch.testing.assert_close(factor @ factor.T, expected)
+    proper = matrix.abs()
+    torch.testing.assert_close(factor_of(proper, 1e-3) @ factor_of(proper, 1e-3).T, proper)
 
 
 def test_content_is_a_mean_square_over_channels_summed_over_positions():
@@ -112,6 +193,8 @@ def test_variation_of_a_partition_adds_up_to_the_whole(rows, columns):
         lambda image: variation_sums(image, Rect(1, 0, 3, 5)),
         lambda image: (gram_sums(image) / image[0, 0].numel()).square().sum(),
         lambda image: (gram_sums(image) * features(3, 3, seed=2)).sum(),
+        lambda image: (moment_sums(image) * features(4, 4, seed=2)).sum(),
+        lambda image: wasserstein_loss(moment_sums(image) / 20, moments_of(3), 1.0),
         lambda image: content_sums(image, features(1, 3, 4, 5, seed=1)),
     ],
 )

@@ -116,6 +116,13 @@ def test_the_finest_scale_has_the_final_size(size):
     assert plans(size)[-1].size == final_size(size, RECIPE)
 
 
+def test_a_style_is_never_enlarged_unless_asked_to_be():
+    assert [p.style_size for p in plans((400, 300), style=(40, 20))] == [(34, 17), (40, 20)]
+    assert [p.style_size for p in plans((400, 300), style=(9, 12))] == [(9, 12), (9, 12)]
+    asked = replace(RECIPE, style_size=48)
+    assert [p.style_size for p in plans((400, 300), asked, style=(40, 20))] == [(34, 17), (48, 24)]
+
+
 def test_style_size_is_its_own():
     assert [p.style_size for p in plans((400, 300), replace(RECIPE, style_size=96))] == [(68, 68), (96, 96)]
 

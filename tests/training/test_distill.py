@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from parallel_nst.networks.backbones.base import SqueezeNet
+from parallel_nst.networks.backbones.base import VGG, Embedded, SqueezeNet
 from parallel_nst.networks.backbones.registry import build_backbone, read_tensors
 from parallel_nst.training.distill import (
     Distiller,
@@ -18,15 +18,25 @@ from parallel_nst.training.distill import (
     batches,
     distill,
     export,
+    gram_gap,
     learning_rate,
     load_photos,
     random_crop,
+    recoloured,
     split,
 )
 
 SETTINGS = DistillSettings(
-    widths=((4,), (4,), (4,)), taps=(("relu2_1", "relu1"),), steps=4, batch=2, crop=32, warmup=1, held_out=2
+    teacher="squeezenet",
+    widths=((4,), (4,), (4,)),
+    taps=(("relu2_1", "relu1"),),
+    steps=4,
+    batch=2,
+    crop=32,
+    warmup=1,
+    held_out=2,
 )
+FIRE = (("relu2_2", "relu1"), ("relu3_2", "fire3"), ("relu4_2", "fire6"), ("relu5_2", "fire9"))
 
 
 @pytest.fixture(autouse=True)
@@ -46,14 +56,50 @@ def photos():
     return [np.kron(rng.integers(0, 255, (8, 9, 3), np.uint8), np.ones((8, 8, 1), np.uint8)) for _ in range(6)]
 
 
-def test_teacher_and_student_have_the_same_grids(teacher):
-    settings = DistillSettings()
-    model = Distiller(settings, teacher)
+@pytest.mark.parametrize("settings", [DistillSettings(), DistillSettings(teacher="squeezenet", taps=FIRE)])
+def test_teacher_and_student_have_the_same_grids(teacher, settings):
+    narrow = VGG(((4, 4), (4, 4), (4,) * 4, (4,) * 4, (4,) * 4))
+    model = Distiller(settings, teacher if settings.teacher == "squeezenet" else narrow)
     crops = torch.rand(1, 3, 128, 128)
     taught = model.teach(crops)
     learnt = model.student(crops, [tap for tap, _ in settings.taps])
     for tap, target in settings.taps:
         assert learnt[tap].shape[-2:] == taught[target].shape[-2:]
+
+
+def test_the_teachers_border_is_out_of_sight():
+    """A flat picture has flat features, where zero padding would show."""
+    vgg = VGG(((4, 4), (4, 4), (4,), (4,), (4,))).requires_grad_(False)
+    taught = Distiller(replace(SETTINGS, teacher="vgg19", taps=(("relu2_1", "relu2_1"),)), vgg).teach(
+        torch.full((1, 3, 32, 32), 0.3)
+    )
+    spread = taught["relu2_1"].std((2, 3))
+    assert spread.max() < 1e-6
+
+
+def test_a_student_can_begin_as_a_backbone():
+    backbone = Embedded(((4, 4), (6,))).requires_grad_(False)
+    student, crops = NormalisedStudent(((4, 4), (6,))), torch.rand(3, 3, 17, 20)
+    student.begin_as(backbone, crops)
+    expected = backbone(crops, ["relu1_2", "relu2_1"])
+    for mode in (True, False):
+        for name, features in student.train(mode)(crops, ["relu1_2", "relu2_1"]).items():
+            torch.testing.assert_close(features, expected[name], rtol=1e-3, atol=1e-3)
+
+
+def test_the_gap_of_gram_matrices_is_relative():
+    features = torch.rand(2, 3, 5, 5)
+    assert gram_gap(features, features) == 0
+    assert float(gram_gap(torch.zeros_like(features), features)) == pytest.approx(1)
+    assert float(gram_gap(2 * features, features)) == pytest.approx(9)
+
+
+def test_recolouring_leaves_grey_grey_and_does_recolour():
+    grey = torch.rand(1, 8, 8).expand(3, 8, 8)
+    for seed in range(3):
+        assert recoloured(grey, Random(seed)).std(0).max() < 1e-5
+    crop = torch.rand(3, 8, 8)
+    assert not torch.allclose(recoloured(crop, Random(0)), crop, atol=0.05)
 
 
 def test_folding_keeps_the_function():
@@ -76,7 +122,7 @@ def test_training_lowers_the_error(teacher, photos, tmp_path):
     fresh.load_state_dict(statistics, strict=False)
     crops = batches(photos, settings, 3).at(0)["images"]
     with torch.no_grad():
-        assert float(model(crops).sum()) < 0.95 * float(fresh(crops).sum())
+        assert float(model(crops)[0].sum()) < 0.95 * float(fresh(crops)[0].sum())
 
 
 def test_the_loop_does_what_its_settings_say(teacher, photos, tmp_path):
@@ -90,7 +136,8 @@ def test_the_loop_does_what_its_settings_say(teacher, photos, tmp_path):
     for step in range(SETTINGS.steps):
         optimizer.param_groups[0]["lr"] = learning_rate(step, SETTINGS)
         optimizer.zero_grad()
-        model(stream.at(step)["images"].contiguous(memory_format=torch.channels_last)).sum().backward()
+        errors, gaps = model(stream.at(step)["images"].contiguous(memory_format=torch.channels_last))
+        (errors.sum() + SETTINGS.gram_weight * gaps.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
     torch.testing.assert_close(made.state_dict(), model.state_dict())

@@ -72,22 +72,23 @@ def build_squeezenet(state: State) -> Backbone:
     return loaded(SqueezeNet(), features_only(state))
 
 
+def falling(ratio: float) -> dict[str, float]:
+    """Weights of relu1_1 to relu5_1, each the ratio's share of the one before. What lies deep sees most of a painting
+    at the coarse scales: given as much weight as the others, it paints the painting's face into a sky."""
+    return {f"relu{block}_1": ratio ** (5 - block) for block in range(1, 6)}
+
+
 def equal(*names: str) -> dict[str, float]:
     """The same weight for each layer."""
     return dict.fromkeys(names, 1.0)
 
 
-VGG_LAYERS = LayerWeights(  # Gatys, Ecker, Bethge 2016, section 2
-    style=equal("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),
-    content=equal("relu4_2"),
-)
+# The layers of Gatys, Ecker, Bethge 2016, section 2, with the weights of Crowson's style-transfer-pytorch
+VGG_LAYERS = LayerWeights(style=falling(4.0), content=equal("relu4_2"))
 BACKBONES: dict[str, BackboneEntry] = {
     "embedded": BackboneEntry(
         build_embedded,
-        LayerWeights(
-            style=equal(*(f"relu{name}" for name in "1_1 1_2 2_1 2_2 3_1 3_3 4_1 4_3 5_1".split())),
-            content=equal("relu3_3"),
-        ),
+        LayerWeights(style=falling(2.0), content=equal("relu3_3")),
     ),
     "vgg16": BackboneEntry(build_vgg16, VGG_LAYERS, "vgg16-397923af.pth"),
     "vgg19": BackboneEntry(build_vgg19, VGG_LAYERS, "vgg19-dcbb9e9d.pth"),

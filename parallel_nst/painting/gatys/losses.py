@@ -16,6 +16,7 @@ from parallel_nst.painting.tiles.geometry import Rect
 Core = tuple[slice, slice]  # rows and columns of a layer's positions
 ALL: Core = (slice(0, None), slice(0, None))
 BLOCK = 128  # positions whose outer products are summed in the multiplier's own float32 before they are rounded
+SPREAD = 1e-4  # variance added to every channel, in units of the style's mean square: roots of 0 have no slope
 FEW = 32 * BLOCK  # positions below which rounding each block would be felt, and float32 costs little
 
 
@@ -26,26 +27,55 @@ def gram_sums(features: Tensor, core: Core = ALL) -> Tensor:
     The unnormalised Gram matrix of Gatys et al. 2016, eq. 3. Sums of disjoint pieces of a picture add up to the sums
     of the whole; divide by the number of positions for the mean that the style loss compares.
     """
-    sums: Tensor = _OuterSums.apply(features, core)  # type: ignore[no-untyped-call]
+    return gram_part(moment_sums(features, core))
+
+
+def moment_sums(features: Tensor, core: Core = ALL) -> Tensor:
+    """Sum over the positions of `core` of the outer product of (channels, 1), (C + 1, C + 1): the sum of outer products
+    of `gram_sums`, the sum of features as last row and last column, the number of positions in the corner.
+
+    First and second moments in one matrix: whatever is additive in Gram sums (pieces, means, targets) is so in these.
+    """
+    sums: Tensor = _MomentSums.apply(features, core)  # type: ignore[no-untyped-call]
     return sums
 
 
-class _OuterSums(torch.autograd.Function):
-    """X^T X for X (positions, C), with its gradient X (D + D^T) in one product; autograd's own takes two and adds
-    them, which on a large layer costs as much as a convolution. Positions are cut out here, as in `_Cut`, so that no
-    copy of them is kept."""
+def gram_part(moments: Tensor) -> Tensor:
+    """The Gram matrix (..., C, C) in moments (..., C + 1, C + 1)."""
+    return moments[..., :-1, :-1]
+
+
+def mean_part(moments: Tensor) -> Tensor:
+    """The features' mean (C,) in mean moments (C + 1, C + 1)."""
+    return moments[:-1, -1]
+
+
+def covariance(moments: Tensor) -> Tensor:
+    """The features' covariance (C, C), of mean moments (C + 1, C + 1)."""
+    mean = mean_part(moments)
+    return gram_part(moments) - torch.outer(mean, mean)
+
+
+class _MomentSums(torch.autograd.Function):
+    """X^T X for X (positions, C + 1) with ones in its last column, and its gradient X (D + D^T) in one product;
+    autograd's own takes two and adds them, which on a large layer costs as much as a convolution. Positions are cut
+    out here, as in `_Cut`, so that no copy of them is kept; the ones are never written."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, core: Core) -> Tensor:
         ctx.save_for_backward(features)
         ctx.core = core
-        return outer_sums(positions(features[(..., *core)]))
+        rows = positions(features[(..., *core)])
+        outer = outer_sums(rows)
+        total = rows.sum(0, dtype=outer.dtype)[:, None]
+        return torch.cat([torch.cat([outer, total], 1), torch.cat([total.T, total.new_full((1, 1), len(rows))], 1)])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (features,) = ctx.saved_tensors
         part = features[(..., *ctx.core)]
-        product = positions(part) @ (gradient + gradient.T).to(features.dtype)
+        twice = (gradient + gradient.T).to(features.dtype)
+        product = torch.addmm(twice[-1, :-1], positions(part), twice[:-1, :-1])
         height, width = part.shape[-2:]
         return pasted(product.view(1, height, width, features.shape[1]).permute(0, 3, 1, 2), features, ctx.core), None
 
@@ -102,12 +132,64 @@ def outer_sums(rows: Tensor) -> Tensor:
     return torch.bmm(blocks.transpose(1, 2), blocks).sum(0, dtype=torch.float32) + rest.T @ rest
 
 
-def style_loss(gram: Tensor, target: Tensor, norm: float) -> Tensor:
+def gram_loss(gram: Tensor, target: Tensor, norm: float) -> Tensor:
     """|G - target|^2 / norm: with norm = |G_style|^2, 0 is the style itself and 1 what a black picture misses.
 
     Gatys et al. 2016, eq. 4, with the constant replaced by one that travels between layers, pictures and networks.
     """
     return (gram - target).square().sum() / norm
+
+
+def wasserstein_loss(moments: Tensor, target: Tensor, power: float) -> Tensor:
+    """Squared 2-Wasserstein distance of two Gaussians with these mean moments (C + 1, C + 1), as a mean over channels,
+    over `power`: with the mean square of the style's features, 0 is the style itself and 1 what a black picture misses.
+
+    |m - m_s|^2 + tr(S) + tr(S_s) - 2 tr((L^T S L)^1/2) with S_s = L L^T (Olkin and Pukelsheim 1982, eq. 2; any factor
+    will do), as in the style transfer of Crowson. Mean and covariance are told apart, which a Gram matrix mixes.
+    """
+    moments, target = moments.double(), target.double()  # small eigenvalues drown in float32
+    spread = SPREAD * power
+    floor = spread * torch.eye(len(target) - 1, dtype=target.dtype, device=target.device)
+    ours, theirs = covariance(moments) + floor, covariance(target) + floor
+    factor = factor_of(theirs, spread)
+    theirs = factor @ factor.T
+    means = (mean_part(moments) - mean_part(target)).square().sum()
+    overlap: Tensor = _RootTrace.apply(factor.T @ ours @ factor, spread**2)  # type: ignore[no-untyped-call]
+    return (means + ours.trace() + theirs.trace() - 2 * overlap) / (power * len(ours))
+
+
+def factor_of(matrix: Tensor, least: float) -> Tensor:
+    """L with L L^T the symmetric `matrix`, or what it is with no eigenvalue below `least`: the target of a tile of its
+    own need not be a covariance."""
+    factor: Tensor
+    factor, fault = torch.linalg.cholesky_ex(matrix)
+    if fault:
+        values, vectors = torch.linalg.eigh(matrix)
+        factor = vectors * values.clamp_min(least).sqrt()
+    return factor
+
+
+class _RootTrace(torch.autograd.Function):
+    """Trace of the square root of a symmetric matrix without negative eigenvalues. Its derivative is M^-1/2 / 2, which
+    needs no derivative of eigenvectors and so does not mind equal eigenvalues. Those below `least` count as `least`,
+    in value and derivative alike. Of a matrix that is not finite both are NaN, for the optimiser to step back."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, least: float) -> Tensor:
+        if not matrix.isfinite().all():
+            matrix = torch.full_like(matrix, torch.nan)
+            ctx.save_for_backward(matrix, matrix[0])
+            return matrix[0, 0].clone()
+        values, vectors = torch.linalg.eigh(matrix)
+        roots = values.clamp_min(least).sqrt()
+        ctx.save_for_backward(vectors, roots)
+        total: Tensor = roots.sum()
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        vectors, roots = ctx.saved_tensors
+        return gradient * ((vectors / (2 * roots)) @ vectors.T), None
 
 
 def content_sums(features: Tensor, target: Tensor) -> Tensor:

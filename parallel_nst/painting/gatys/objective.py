@@ -13,21 +13,30 @@ import torch
 from torch import Tensor
 
 from parallel_nst.painting.gatys.features import FeatureReader
-from parallel_nst.painting.gatys.losses import style_loss
+from parallel_nst.painting.gatys.losses import gram_loss, gram_part, wasserstein_loss
 from parallel_nst.painting.gatys.style import StyleTargets
 from parallel_nst.painting.gatys.sums import FeatureSums, Grams, measure_sums, pull_back
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.tiles.geometry import Tile
+from parallel_nst.recipe import Recipe
 
 
 def total_loss(sums: FeatureSums, style: StyleTargets, resolved: ResolvedRecipe) -> Tensor:
     """Style, content and total variation, each a mean over the whole picture and times its weight."""
     recipe, layers, counts = resolved.recipe, resolved.layers, sums.positions
-    style_terms = {n: style_loss(sums.grams[n] / counts[n], style.grams[n], style.norms[n]) for n in layers.style}
+    style_terms = {n: style_loss(sums.grams[n] / counts[n], style, n, recipe) for n in layers.style}
     content_terms = {n: sums.content[n] / (counts[n] * style.powers[n]) for n in layers.content}
     total = recipe.style_weight * weighted_mean(style_terms, layers.style)
     total = total + recipe.content_weight * weighted_mean(content_terms, layers.content)
     return total + recipe.tv_weight * sums.variation / sums.elements
+
+
+def style_loss(moments: Tensor, style: StyleTargets, name: str, recipe: Recipe) -> Tensor:
+    """What a layer's mean moments (C + 1, C + 1) miss of the style's, as the recipe measures it."""
+    target = style.grams[name]
+    if recipe.style_loss == "w2":
+        return wasserstein_loss(moments, target, style.powers[name])
+    return gram_loss(gram_part(moments), gram_part(target), style.norms[name])
 
 
 def weighted_mean(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

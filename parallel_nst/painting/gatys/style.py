@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from parallel_nst.painting.gatys.features import FeatureReader
-from parallel_nst.painting.gatys.losses import gram_sums, wide
+from parallel_nst.painting.gatys.losses import gram_part, moment_sums, wide
 from parallel_nst.painting.gatys.sums import Grams
 from parallel_nst.painting.tiles.geometry import Tile
 
@@ -20,8 +20,8 @@ class StyleTargets:
     """What the style image asks for.
 
     grams: the Gram mean to reach, by style layer.
-    norms: |G|^2 of the style image itself, by style layer; the style loss is in units of it.
-    powers: mean square of the style image's features, by content layer; the content loss is in units of it.
+    norms: |G|^2 of the style image itself, by style layer; the loss of Gram matrices is in units of it.
+    powers: mean square of the style image's features, by layer; the other losses of features are in units of it.
     """
 
     grams: Grams
@@ -56,10 +56,11 @@ class StyleSums:
     @property
     def targets(self) -> StyleTargets:
         grams = {name: (gram / self.positions[name]).to(gram.dtype) for name, gram in self.grams.items()}
+        powers = {name: gram_part(gram).diagonal().mean() for name, gram in self.grams.items()} | dict(self.powers)
         return StyleTargets(
             grams=grams,
-            norms={name: max(float(gram.square().sum()), 1e-12) for name, gram in grams.items()},
-            powers={name: max(float(power) / self.positions[name], 1e-12) for name, power in self.powers.items()},
+            norms={name: max(float(gram_part(gram).square().sum()), 1e-12) for name, gram in grams.items()},
+            powers={name: max(float(power) / self.positions[name], 1e-12) for name, power in powers.items()},
         )
 
 
@@ -68,7 +69,7 @@ def measure_style(reader: FeatureReader, image: Tensor, tile: Tile) -> StyleSums
     """Over the core of a tile of a style image. image: the tile's `read` rectangle."""
     cores = {name: features[(..., *reader.core(name, tile))] for name, features in reader.read(image).items()}
     return StyleSums(
-        grams={name: gram_sums(cores[name]) for name in reader.layers.style},
+        grams={name: moment_sums(cores[name]) for name in reader.layers.style},
         powers={name: wide(cores[name]).square().mean(1).sum() for name in reader.layers.content},
         positions={name: math.prod(core.shape[-2:]) for name, core in cores.items()},
     )

@@ -15,17 +15,18 @@ import torch
 from torch import Tensor
 
 from parallel_nst.painting.gatys.features import FeatureReader
-from parallel_nst.painting.gatys.losses import content_sums, cut, gram_sums, variation_sums
+from parallel_nst.painting.gatys.losses import content_sums, cut, moment_sums, variation_sums
 from parallel_nst.painting.tiles.geometry import Tile
 
 Grams = Mapping[str, Tensor]
+"""By style layer: a Gram matrix with the features' mean beside it (see `losses.moment_sums`), (C + 1, C + 1)."""
 
 
 @dataclass(frozen=True)
 class FeatureSums:
     """What the loss of a picture, or of a piece of one, is made of.
 
-    grams: sum of outer products (C, C), by style layer. content: sum of squared differences, by content layer.
+    grams: sum of outer products (C + 1, C + 1), by style layer. content: sum of squared differences, by content layer.
     variation: sum of squared differences of neighbouring pixels. positions: how many were summed over, by layer;
     elements: how many numbers the piece of the image has.
     """
@@ -70,7 +71,7 @@ def measure_sums(reader: FeatureReader, image: Tensor, content: Mapping[str, Ten
     layers, features = reader.layers, reader.read(image)
     core = {name: reader.core(name, tile) for name in features}
     return FeatureSums(
-        grams={name: gram_sums(features[name], core[name]) for name in layers.style},
+        grams={name: moment_sums(features[name], core[name]) for name in layers.style},
         content={
             name: content_sums(cut(features[name], core[name]), cut(content[name], core[name]))
             for name in layers.content

@@ -147,7 +147,7 @@ def moved(plan: ScalePlan, resolved: ResolvedRecipe, workers: int) -> int:
     if len(plan.tiles) == 1:
         return 0
     reads = np.array([tile.read.area for tile in plan.tiles])
-    grams, every = sum(count**2 for count in resolved.channels.values()), resolved.recipe.tiling.sync_every
+    grams, every = sum((count + 1) ** 2 for count in resolved.channels.values()), resolved.recipe.tiling.sync_every
     if plan.exact:
         again = reads[np.arange(len(reads)) // workers >= plan.kept].sum()
         sums = 4 * grams * len(reads) + 8 * grams * min(workers, len(reads))

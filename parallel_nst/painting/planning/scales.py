@@ -116,9 +116,9 @@ def plan_scales(content: Size, style: Size, resolved: ResolvedRecipe, budget: Bu
     plans = []
     for side, count in zip(sizes, steps, strict=True):
         size = fit(content, side)
-        style_side = max(1, round((recipe.style_size or longest) * side / longest))
+        style_side = round(recipe.style_size * side / longest) if recipe.style_size else min(side, max(style))
         tiles, exact, kept = cut(size, resolved, budget, finest=side == longest)
-        plans.append(ScalePlan(size, fit(style, style_side), count, tiles, exact, kept))
+        plans.append(ScalePlan(size, fit(style, max(1, style_side)), count, tiles, exact, kept))
     return plans
 
 
