@@ -21,7 +21,7 @@ from scene import Scene
 from torch import Tensor
 
 from parallel_nst.files.images import Picture, fit
-from parallel_nst.networks.backbones.registry import build_backbone
+from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.painting.exact import first_iteration
 from parallel_nst.painting.gatys.objective import Iteration, Objective, minimise
 from parallel_nst.painting.gatys.optimizers import make_optimizer
@@ -51,12 +51,12 @@ class Tutorial:
     def _features(self, image: Tensor) -> dict[str, Tensor]:
         x, features = (image - self._backbone.mean) / self._backbone.std, {}
         wanted = {**self._scene.layers.style, **self._scene.layers.content}
-        for stage in self._backbone.stages:
+        for block in self._backbone.blocks:
             if len(features) == len(wanted):
                 break
-            x = stage.module(x)
-            if stage.name in wanted:
-                features[stage.name] = x
+            x = block.module(x)
+            if block.name in wanted:
+                features[block.name] = x
         return features
 
     def loss(self, image: Tensor) -> Tensor:

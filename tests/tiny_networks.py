@@ -2,7 +2,7 @@
 
 import torch
 
-from parallel_nst.networks.backbones.base import Embedded
+from parallel_nst.networks.backbones.embedded import Embedded
 from parallel_nst.recipe import LayerWeights
 
 WIDTHS = ((4, 4), (6, 6), (8,))

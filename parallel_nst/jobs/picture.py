@@ -13,7 +13,7 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 
 from parallel_nst.files.images import Picture, check_output, fit, read_image, resize, write_image
-from parallel_nst.networks.backbones.registry import build_backbone, load_weights
+from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.painting.planning.scales import chosen_layers, final_size, most_tiles, settled
 from parallel_nst.painting.planning.tilings import driver_bytes, parse_memory, worker_share
 from parallel_nst.painting.scale_run import OnStatus, Watch

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from parallel_nst.files.images import Picture, resize
 from parallel_nst.networks.backbones.base import Backbone, deepest
-from parallel_nst.networks.backbones.registry import build_backbone
+from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.painting.exact import TiledObjective
 from parallel_nst.painting.gatys.objective import StyleSums, StyleTargets
 from parallel_nst.painting.gatys.optimizers import resize_state

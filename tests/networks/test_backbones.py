@@ -4,16 +4,11 @@ import pytest
 import torch
 from tiny_networks import tiny_backbone
 
-from parallel_nst.networks.backbones.base import (
-    VGG,
-    VGG16_WIDTHS,
-    VGG19_WIDTHS,
-    Embedded,
-    Layer,
-    ResNet,
-    SqueezeNet,
-    deepest,
-)
+from parallel_nst.networks.backbones.base import Layer, deepest
+from parallel_nst.networks.backbones.embedded import Embedded
+from parallel_nst.networks.backbones.resnet import ResNet
+from parallel_nst.networks.backbones.squeezenet import SqueezeNet
+from parallel_nst.networks.backbones.vgg import VGG, VGG16_WIDTHS, VGG19_WIDTHS
 from parallel_nst.painting.tiles.geometry import gather, plan_tiles, scatter_add
 
 ROUNDING = 1e-12  # relative, in double precision: sums of other lengths are added up in another order
@@ -206,8 +201,8 @@ def test_below_its_least_side_a_layer_has_no_position(kind):
                 backbone(random_image(least - 1, least + 1), [name])
             with pytest.raises(RuntimeError):
                 x = random_image(least - 1, least + 1)
-                for stage in backbone.stages[: number + 1]:
-                    x = stage.module(x)
+                for block in backbone.blocks[: number + 1]:
+                    x = block.module(x)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +242,7 @@ def test_the_embedded_backbone_takes_any_size(size):
 
 def test_the_chain_stops_at_the_deepest_layer_asked_for(small_vgg):
     calls = []
-    handle = small_vgg.stages[-1].module.register_forward_hook(lambda *_: calls.append(1))
+    handle = small_vgg.blocks[-1].module.register_forward_hook(lambda *_: calls.append(1))
     small_vgg(torch.rand(1, 3, 32, 32, dtype=torch.float64), ["relu1_1"])
     handle.remove()
     assert not calls
@@ -262,7 +257,7 @@ def test_an_unknown_layer_is_named_with_the_known_ones():
 def test_bfloat16_leaves_the_first_convolution_in_float32(kind):
     backbone, names = network_of(kind, torch.float32)
     image = random_image(64, 64, torch.float32).requires_grad_()
-    first = backbone.stages[0].name
+    first = backbone.blocks[0].name
     features = backbone(image, [first, *names], torch.bfloat16)
     exact = backbone(image, [first, *names])
     assert torch.equal(features[first], exact[first])

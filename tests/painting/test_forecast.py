@@ -10,7 +10,8 @@ import torch
 from tiny_networks import LAYERS, tiny_backbone, tiny_state
 
 from parallel_nst.networks.backbones.base import deepest
-from parallel_nst.networks.backbones.registry import BACKBONES, load_weights
+from parallel_nst.networks.backbones.loading import load_weights
+from parallel_nst.networks.backbones.registry import BACKBONES
 from parallel_nst.painting.exact import TiledObjective
 from parallel_nst.painting.gatys.objective import measure_style
 from parallel_nst.painting.planning.forecast import forecast, measured_speed, untrained

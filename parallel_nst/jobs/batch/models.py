@@ -14,9 +14,11 @@ from torch import Tensor
 
 from parallel_nst.files.images import Picture, read_image
 from parallel_nst.jobs.batch.stylizers import GatysPainter, GeneratorPainter, Painter, scaled
-from parallel_nst.networks.backbones.registry import State, build_backbone, load_weights
+from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.networks.generators.base import Generator
-from parallel_nst.networks.generators.registry import default_model, open_generator
+from parallel_nst.networks.generators.files import open_generator
+from parallel_nst.networks.generators.registry import default_model
+from parallel_nst.networks.weights.states import State
 from parallel_nst.painting.generators.runs import Statistics, chosen_dtype
 from parallel_nst.painting.planning.scales import chosen_layers
 from parallel_nst.painting.planning.tilings import PROCESS

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from parallel_nst.files.images import Picture, fit, resize
-from parallel_nst.networks.backbones.registry import State, build_backbone
+from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.networks.generators.base import Generator
 from parallel_nst.networks.generators.published import build_generator
+from parallel_nst.networks.weights.states import State
 from parallel_nst.painting.generators.runs import Statistics, prepare, stylise
 from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.scales import Budget, chosen_layers, final_size, settled

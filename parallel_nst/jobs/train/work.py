@@ -12,8 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from parallel_nst.networks.backbones.registry import State, build_backbone
+from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.networks.generators.files import save_generator
+from parallel_nst.networks.weights.states import State
 from parallel_nst.training.cyclegan import CycleGAN, CycleSettings
 from parallel_nst.training.datasets import CACHE_BYTES, Batches, CropSettings, Pictures
 from parallel_nst.training.feedforward import Feedforward, FeedforwardSettings

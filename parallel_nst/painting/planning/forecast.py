@@ -13,8 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from parallel_nst.networks.backbones.base import VGG, VGG16_WIDTHS, VGG19_WIDTHS, Backbone, ResNet, SqueezeNet, deepest
-from parallel_nst.networks.backbones.registry import backbone_entry, build_backbone, load_weights
+from parallel_nst.networks.backbones.base import Backbone, deepest
+from parallel_nst.networks.backbones.loading import build_backbone, load_weights
+from parallel_nst.networks.backbones.registry import backbone_entry
+from parallel_nst.networks.backbones.resnet import ResNet
+from parallel_nst.networks.backbones.squeezenet import SqueezeNet
+from parallel_nst.networks.backbones.vgg import VGG, VGG16_WIDTHS, VGG19_WIDTHS
 from parallel_nst.painting.gatys.objective import Sums, measure_content, measure_sums, pull_back
 from parallel_nst.painting.planning.profile import Profile, counted_flops
 from parallel_nst.painting.planning.scales import FRAME, Budget, ScalePlan
