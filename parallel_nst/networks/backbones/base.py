@@ -128,6 +128,14 @@ class Backbone(nn.Module):
             least = block.window.least(least)
         return least
 
+    def sizes(self, height: int, width: int) -> dict[str, tuple[int, int]]:
+        """Rows and columns of every layer for an image of this size; 0 where a layer has no position."""
+        found: dict[str, tuple[int, int]] = {}
+        for block in self.blocks:
+            height, width = (max(0, block.window.outputs(length)) for length in (height, width))
+            found[block.name] = height, width
+        return found
+
     def forward(self, image: Tensor, names: Iterable[str], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         """Features (N, C_l, H_l, W_l) of the named layers. The chain stops at the deepest of them. BadInput for an
         unknown layer and for an image that is too small.

@@ -20,7 +20,7 @@ from parallel_nst.networks.backbones.resnet import ResNet
 from parallel_nst.networks.backbones.squeezenet import SqueezeNet
 from parallel_nst.networks.backbones.vgg import VGG, VGG16_WIDTHS, VGG19_WIDTHS
 from parallel_nst.painting.gatys.objective import Sums, measure_content, measure_sums, pull_back
-from parallel_nst.painting.planning.profile import Profile, counted_flops
+from parallel_nst.painting.planning.profile import Profile, forward_flops, gram_flops
 from parallel_nst.painting.planning.scales import FRAME, Budget, ScalePlan
 from parallel_nst.painting.planning.tilings import (
     PIXEL,
@@ -202,7 +202,8 @@ def measured_speed(backbone: Backbone, layers: LayerWeights, dtype: torch.dtype,
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        flops = 2 * counted_flops(forward)  # backward by the image alone takes as many
+        names = {*layers.style, *layers.content}
+        flops = 2 * (forward_flops(backbone, names, *size) + gram_flops(backbone, layers.style, *size))
         image.requires_grad_()
         step()
         return flops / statistics.median(seconds_of(step) for _ in range(SPEED_RUNS))
