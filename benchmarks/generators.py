@@ -21,7 +21,6 @@ from parallel_nst.files.images import read_image
 from parallel_nst.networks.generators.base import Generator, Style
 from parallel_nst.networks.generators.cyclegan import DnCNN, ResNetGenerator
 from parallel_nst.networks.generators.files import read_generator
-from parallel_nst.networks.generators.microast import MicroAST
 from parallel_nst.networks.generators.transformer import TransformerNet, VGGDecoder
 from parallel_nst.networks.moments import worst_gap
 from parallel_nst.painting.generators.runs import prepare
@@ -126,7 +125,7 @@ def main() -> None:
     speeds, tilings = [], []
     measured = list(models(chosen.checkpoints).items())
     for name, generator in measured[::4] if chosen.quick else measured:
-        style = generator.encode_style(cropped(chosen.style, wide)) if isinstance(generator, MicroAST) else None
+        style = generator.encode_style(cropped(chosen.style, wide)) if generator.takes_style else None
         speeds.append(speed_row(name, generator, small, style, repeats))
         if name not in ("rain_princess.npz", "udnie.npz", "wave.npz", "CycleGAN ResNet-9"):  # as others, only longer
             tilings += tile_rows(name, generator, large, style, 1)

@@ -12,10 +12,11 @@ from typing import Protocol, get_args
 import torch
 from torch import Tensor
 
+from parallel_nst.errors import BadInput
 from parallel_nst.files.images import Picture, read_image
 from parallel_nst.jobs.batch.stylizers import GatysPainter, GeneratorPainter, Painter, scaled
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
-from parallel_nst.networks.generators.base import Generator
+from parallel_nst.networks.generators.base import Edges, Generator
 from parallel_nst.networks.generators.files import open_generator
 from parallel_nst.networks.generators.registry import default_model
 from parallel_nst.networks.weights.states import State
@@ -49,13 +50,14 @@ class Model(Protocol):
 class GeneratorOptions:
     """size: px of the longer side that pictures are brought to before; 0: as they are. style_size: of the style
     picture, as large as its strokes are to be. strength: of the style, 0 to 1. statistics: of normalisation in tiles.
-    dtype: auto, float32 or bfloat16."""
+    dtype: auto, float32 or bfloat16. edges: of the picture, as `Generator.edges` has them."""
 
     size: int = 0
     style_size: int = 512
     strength: float = 1.0
     statistics: Statistics = "exact"
     dtype: str = "auto"
+    edges: Edges = "published"
 
     def __post_init__(self) -> None:
         if self.dtype == "float64":
@@ -64,6 +66,8 @@ class GeneratorOptions:
             raise ValueError(f"strength is {self.strength!r}; give a number from 0 to 1")
         if self.statistics not in get_args(Statistics):
             raise ValueError(f"statistics is {self.statistics!r}; give {' or '.join(get_args(Statistics))}")
+        if self.edges not in get_args(Edges):
+            raise BadInput(f"edges is {self.edges!r}; give {' or '.join(get_args(Edges))}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +84,7 @@ class GeneratorModel:
     def painter(self, spec: WorkerSpec, memory: int) -> GeneratorPainter:
         dtype = spec.dtype
         if self.options.dtype == "auto":
+            self.generator.edges = self.options.edges
             dtype = chosen_dtype(self.generator, dtype == "bfloat16", self.style)
         return GeneratorPainter(
             self.generator.architecture,
@@ -91,6 +96,7 @@ class GeneratorModel:
             self.options.statistics,
             self.options.size,
             TOGETHER[spec.device],
+            edges=self.options.edges,
         )
 
 
@@ -135,7 +141,7 @@ def generator_model(
         digest.update(pixels.tobytes())
         with torch.inference_mode():
             picture = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-            encoded = generator.encode_style(picture, options.strength)  # type: ignore[operator]
+            encoded = generator.encode_style(picture, options.strength)
     return GeneratorModel(Path(chosen).stem, digest.hexdigest()[:16], generator, encoded, options)
 
 
