@@ -140,8 +140,7 @@ def main() -> None:
         [
             str(__doc__).split("\n\n", maxsplit=1)[0],
             f"One thread. Speed: a picture of {side} x {side} px, {repeats} runs of each, in turn. Differences are in "
-            "grey levels, 1/255, from float32 in NCHW in the first table, from the picture in one piece in the second. "
-            "fast-style-transfer goes on by reflection past the picture's edges, which costs most where it is small.",
+            "grey levels, 1/255, from float32 in NCHW in the first table, from the picture in one piece in the second.",
             table(header, speeds),
             f"Tiles: a picture of {wide} x {wide} px in float32, tiles of {wide // 2} px, a thumbnail of as many. In "
             f"exact tiles the greatest difference has a median of {median(exact):.4f} grey levels.",
