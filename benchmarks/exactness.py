@@ -15,7 +15,7 @@ from scene import Grid, Scene, Size
 from torch import Tensor
 
 from parallel_nst.files.images import Picture
-from parallel_nst.painting.gatys.objective import Iteration, Objective, minimise
+from parallel_nst.painting.gatys.minimise import Iteration, Objective, minimise
 from parallel_nst.painting.gatys.optimizers import make_optimizer
 from parallel_nst.painting.stylize import stylize
 from parallel_nst.recipe import Recipe, TilingSpec

@@ -15,7 +15,8 @@ import torch
 from scene import Scene
 from torch import Tensor
 
-from parallel_nst.painting.gatys.objective import Sums, cotangents, measure_content, measure_sums, pull_back
+from parallel_nst.painting.gatys.objective import cotangents
+from parallel_nst.painting.gatys.sums import FeatureSums, measure_sums, pull_back
 from parallel_nst.painting.tiles.geometry import Tile, gather, plan_tiles, scatter_add
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.opening import open_pool, usable_cores
@@ -36,12 +37,10 @@ class Blocks:
 
     def _features(self, tile: Tile) -> dict[str, Tensor]:
         part = gather(self._image, tile.read)
-        return measure_content(self._scene.backbone, part, self._scene.layers.content, torch.float32)
+        return self._scene.reader.read_content(part)
 
-    def _sums(self, tile: Tile, part: Tensor) -> Sums:
-        scene = self._scene
-        content = self._content[tile.index]
-        return measure_sums(scene.backbone, part, content, tile, scene.content.size, scene.layers, torch.float32)
+    def _sums(self, tile: Tile, part: Tensor) -> FeatureSums:
+        return measure_sums(self._scene.reader, part, self._content[tile.index], tile)
 
     def gradient(self, image: Tensor) -> Tensor:
         scene, total = self._scene, None
@@ -49,7 +48,7 @@ class Blocks:
             for tile in self._tiles:
                 sums = self._sums(tile, gather(image, tile.read))
                 total = sums if total is None else total + sums
-        _, by = cotangents(total, scene.style, scene.recipe, scene.layers)
+        _, by = cotangents(total, scene.style, scene.resolved)
         gradient = torch.zeros_like(image)
         for tile in self._tiles:
             part = gather(image, tile.read).clone().requires_grad_()
@@ -105,7 +104,7 @@ def main() -> None:
     ]
     parts = [
         f"VGG19 ({options.weights.name if options.weights else 'random weights, He et al. 2015'}), "
-        f"{' '.join(native.layers.style)} and {' '.join(native.layers.content)}, {size[0]}x{size[1]} px of "
+        f"{' '.join(native.resolved.layers.style)} and {' '.join(native.resolved.layers.content)}, {size[0]}x{size[1]} px of "
         f"{options.content.stem} with a little noise, {flops / megapixels / 1e12:.2f} TFLOP a megapixel in one piece. "
         f"{repeats} gradients of each in turn after one to warm up; median (least to greatest). Workers keep their "
         "graphs between the two halves of a gradient. Error: of the gradient, against one piece in float32, relative, "

@@ -98,7 +98,7 @@ def watched(run: subprocess.Popen[str]) -> tuple[float, dict[str, float]]:
 def planned(run: Run, options: argparse.Namespace) -> tuple[float, float]:
     """MiB of the driver and of all workers, as `pnst plan` prints them."""
     from parallel_nst.cli.plan import Question, answered  # loads PyTorch, whose pages the runs above would share
-    from parallel_nst.painting.planning.tilings import driver_bytes
+    from parallel_nst.painting.planning.footprint import driver_bytes
 
     recipe = Recipe(
         size=max(run.size),

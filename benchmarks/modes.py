@@ -21,19 +21,11 @@ from scene import Scene
 
 from parallel_nst.cli.options import bundled_content, bundled_style
 from parallel_nst.files.images import Picture, fit, read_image, resize, write_image
-from parallel_nst.painting.gatys.objective import measure_style
+from parallel_nst.painting.gatys.style import measure_style
 from parallel_nst.painting.planning.scales import FRAME
 from parallel_nst.painting.stylize import stylize, whole_loss
-from parallel_nst.painting.tiles.geometry import (
-    Rect,
-    Tile,
-    gather,
-    grid_of,
-    overlap_sharpness,
-    plan_tiles,
-    step_ratio,
-    whole_tile,
-)
+from parallel_nst.painting.tiles.geometry import Rect, Tile, gather, grid_of, plan_tiles, whole_tile
+from parallel_nst.painting.tiles.seams import overlap_sharpness, step_ratio
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers.opening import open_pool
 from parallel_nst.workers.pool import Pool
@@ -83,11 +75,12 @@ def seams(picture: Picture, tiles: list[Tile], overlap: int) -> np.ndarray:
 
 def drift(picture: Picture, tiles: Iterable[Tile], scene: Scene) -> float:
     """Standard deviation over tiles of |G_t - G_style| / |G_style|, the mean over layers."""
-    distances, names = [], scene.layers.style
+    reader = replace(scene.reader, dtype=torch.float32)
+    distances, names = [], scene.resolved.layers.style
     image = torch.from_numpy(picture.pixels.transpose(2, 0, 1).copy())[None]
     for tile in tiles:
         core, size = gather(image, tile.core), (tile.core.height, tile.core.width)
-        grams = measure_style(scene.backbone, core, whole_tile(*size), size, scene.layers, torch.float32).targets.grams
+        grams = measure_style(reader, core, whole_tile(*size)).targets.grams
         norms = {name: float(scene.style.grams[name].norm()) for name in names}
         distances.append([float((grams[n] - scene.style.grams[n]).norm()) / norms[n] for n in names])
     return float(np.std(distances, axis=0).mean())

@@ -16,11 +16,11 @@ import scene as scenes
 import torch
 from scene import Grid, Scene
 
-from parallel_nst.painting.gatys.objective import Iteration, Objective, minimise
+from parallel_nst.painting.gatys.minimise import Iteration, Objective, minimise
 from parallel_nst.painting.gatys.optimizers import make_optimizer
 from parallel_nst.painting.planning.forecast import ScaleForecast, scale_forecast
 from parallel_nst.painting.planning.profile import profile
-from parallel_nst.painting.planning.scales import Budget
+from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.opening import open_pool, usable_cores
 from parallel_nst.workers.pool import SerialPool
@@ -55,10 +55,10 @@ class Run:
 
 def predicted(scene: Scene, grid: Grid, kept: int, workers: int) -> ScaleForecast:
     """What `pnst plan` says of a step."""
-    layers = scene.layers
-    costs = profile(scene.backbone, layers.style, layers.content, getattr(torch, scene.dtype))
+    reader, layers = scene.reader, scene.resolved.layers
+    costs = profile(reader.backbone, layers.style, layers.content, reader.dtype)
     budget = Budget(workers, 1 << 40, costs)
-    return scale_forecast(scene.plan(grid, kept), scene.recipe, layers, scene.backbone, budget, 1e12)
+    return scale_forecast(scene.plan(grid, kept), scene.resolved, budget, 1e12)
 
 
 def counted(scene: Scene, grid: Grid, kept: bool) -> int:

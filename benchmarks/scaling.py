@@ -20,13 +20,15 @@ import scene as scenes
 import torch
 from scene import Scene
 
-from parallel_nst.painting.exact import TiledObjective
-from parallel_nst.painting.gatys.objective import Iteration, cotangents, minimise
+from parallel_nst.painting.exact.hub import TiledObjective
+from parallel_nst.painting.gatys.minimise import Iteration, minimise
+from parallel_nst.painting.gatys.objective import cotangents
 from parallel_nst.painting.gatys.optimizers import make_optimizer, resize_state
 from parallel_nst.painting.planning.forecast import measured_speed, moved, seconds_of, tile_flops
+from parallel_nst.painting.planning.memory import parse_memory
 from parallel_nst.painting.planning.profile import profile
-from parallel_nst.painting.planning.scales import FRAME, Budget, ScalePlan
-from parallel_nst.painting.planning.tilings import exact_tiling, parse_memory
+from parallel_nst.painting.planning.scales import FRAME, ScalePlan
+from parallel_nst.painting.planning.tilings import Budget, exact_tiling
 from parallel_nst.painting.tiles.geometry import plan_tiles, scatter_add
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.opening import usable_cores
@@ -68,7 +70,7 @@ class Costs:
         """Of one step of a picture cut like this."""
         flops, tiles, workers = tile_flops(plan, budget), plan.tiles, budget.workers
         slowest = max(flops[worker::workers].sum() for worker in range(workers))
-        sent = moved(plan, scene.recipe, scene.layers, scene.backbone, workers) / self.rate
+        sent = moved(plan, scene.resolved, workers) / self.rate
         px, read = sum(tile.core.area for tile in tiles), sum(tile.read.area for tile in tiles)
         alone = self.step + len(tiles) * (self.tile + 2 * self.task) + read * self.read + px * self.pixel
         return float(slowest / self.speed + sent + alone)
@@ -106,10 +108,10 @@ def measured_costs(scene: Scene, pool: RayPool) -> Costs:
     image, tile = image[0].numpy(), scene.scale((1, 1)).tiles[0]
     total, pixels = np.zeros_like(image), tile.core.area
     return Costs(
-        speed=measured_speed(scene.backbone, scene.layers, getattr(torch, scene.dtype), 1),
+        speed=measured_speed(scene.reader, 1),
         rate=2 * 4 * LARGE / max(loaded - task, 1e-9),
         task=task,
-        step=median(lambda: cotangents(sums, scene.style, scene.recipe, scene.layers)),
+        step=median(lambda: cotangents(sums, scene.style, scene.resolved)),
         tile=median(lambda: sums + sums.to("cpu", torch.float32).to("cpu", torch.float64)),
         read=median(lambda: scatter_add(total, tile.read, image)) / pixels,
         pixel=charged(scene)[1] / pixels,
@@ -119,7 +121,7 @@ def measured_costs(scene: Scene, pool: RayPool) -> Costs:
 def planned(scene: Scene, side: int, budget: Budget) -> ScalePlan:
     """How a square picture is cut for these workers. ValueError when it does not fit their memory."""
     layer, size = scene.layer, (side - 2 * FRAME, side - 2 * FRAME)
-    tiling = exact_tiling(side, side, budget.workers, budget.memory, budget.profile, layer)
+    tiling = exact_tiling((side, side), budget, layer)
     tiles = plan_tiles(side, side, tiling.grid, halo=layer.margin, align=layer.stride)
     return ScalePlan(size, size, 1, tiles, True, tiling.kept)
 
@@ -130,7 +132,7 @@ class Run:
     def __init__(self, scene: Scene, pool: RayPool, plan: ScalePlan) -> None:
         self._optimizer = make_optimizer(scene.recipe)
         self._objective = TiledObjective(
-            replace(scene.scale((1, 1), plan.kept), tiles=plan.tiles), scene.recipe, scene.layers, pool
+            replace(scene.scale((1, 1), plan.kept), tiles=plan.tiles), scene.resolved, pool
         )
         self._iteration = Iteration.start(scene.image(), charged(scene)[0])
 
@@ -165,7 +167,8 @@ def main() -> None:
     pictures, state, memory = scenes.pictures(options), scenes.weights("embedded"), parse_memory(options.memory)
     all_scenes = {side: scenes.scene(*pictures, (side, side), Recipe(), state) for side in sides}
     first = next(iter(all_scenes.values()))
-    costs_of_px = profile(first.backbone, first.layers.style, first.layers.content, getattr(torch, first.dtype))
+    layers = first.resolved.layers
+    costs_of_px = profile(first.reader.backbone, layers.style, layers.content, first.reader.dtype)
     budgets = {workers: Budget(workers, memory, costs_of_px) for workers in crews}
     cluster = RayCluster(None, 3)
     pools = {workers: RayPool(cluster, first.spec(1), workers) for workers in (1, 2)}

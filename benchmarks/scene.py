@@ -19,19 +19,22 @@ from torch.utils.flop_counter import flop_registry
 
 from parallel_nst.cli.options import bundled_content, bundled_style
 from parallel_nst.files.images import Picture, fit, read_image
-from parallel_nst.networks.backbones.base import Backbone, Layer, deepest
+from parallel_nst.networks.backbones.base import Layer
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.networks.backbones.resnet import ResNet
 from parallel_nst.networks.backbones.squeezenet import SqueezeNet
 from parallel_nst.networks.backbones.vgg import VGG, VGG16_WIDTHS, VGG19_WIDTHS
 from parallel_nst.networks.weights.states import State
-from parallel_nst.painting.exact import TiledObjective
-from parallel_nst.painting.gatys.objective import LocalObjective, StyleTargets, measure_content
+from parallel_nst.painting.exact.hub import TiledObjective
+from parallel_nst.painting.gatys.features import FeatureReader
+from parallel_nst.painting.gatys.objective import LocalObjective
+from parallel_nst.painting.gatys.style import StyleTargets
 from parallel_nst.painting.planning.forecast import seconds_of
-from parallel_nst.painting.planning.scales import FRAME, Framed, Scale, ScalePlan, chosen_layers, framed
-from parallel_nst.painting.stylize import measured_style
+from parallel_nst.painting.planning.scales import FRAME, Framed, Scale, ScalePlan, framed
+from parallel_nst.painting.resolved import ResolvedRecipe, resolve
+from parallel_nst.painting.style_targets import measured_style
 from parallel_nst.painting.tiles.geometry import plan_tiles, whole_tile
-from parallel_nst.recipe import LayerWeights, Recipe
+from parallel_nst.recipe import Recipe
 from parallel_nst.workers.opening import resolved_dtype
 from parallel_nst.workers.pool import Pool, SerialPool
 from parallel_nst.workers.worker import WorkerSpec
@@ -74,13 +77,17 @@ def weights(name: str, path: Path | None = None) -> State:
 class Scene:
     """A picture to be painted at one size. dtype: of the networks, as a worker is told."""
 
-    recipe: Recipe
-    layers: LayerWeights
+    resolved: ResolvedRecipe
+    reader: FeatureReader
     state: State
-    backbone: Backbone
     dtype: str
     content: Framed
     style: StyleTargets
+
+    @property
+    def recipe(self) -> Recipe:
+        """Its own, with layers that may be left to the backbone."""
+        return self.resolved.recipe
 
     def spec(self, threads: int) -> WorkerSpec:
         """Of a worker for this picture."""
@@ -89,7 +96,7 @@ class Scene:
     @property
     def layer(self) -> Layer:
         """What the halo must cover."""
-        return deepest(self.backbone, {**self.layers.style, **self.layers.content})
+        return self.resolved.deepest
 
     def scale(self, grid: Grid, kept: int = 1) -> Scale:
         """Cut into these rows and columns."""
@@ -103,22 +110,12 @@ class Scene:
 
     def tiled(self, pool: Pool, grid: Grid, kept: int = 1) -> TiledObjective:
         """The objective in tiles on a pool."""
-        return TiledObjective(self.scale(grid, kept), self.recipe, self.layers, pool)
+        return TiledObjective(self.scale(grid, kept), self.resolved, pool)
 
     def whole(self) -> LocalObjective:
         """The objective in one piece, in this process."""
-        dtype = getattr(torch, self.dtype)
-        content = measure_content(self.backbone, self.image(), self.layers.content, dtype)
-        return LocalObjective(
-            backbone=self.backbone,
-            style=self.style,
-            content=content,
-            tile=whole_tile(*self.content.size),
-            size=self.content.size,
-            recipe=self.recipe,
-            layers=self.layers,
-            dtype=dtype,
-        )
+        content = self.reader.read_content(self.image())
+        return LocalObjective(self.reader, self.resolved, self.style, content, whole_tile(*self.content.size))
 
     def image(self, noise: float = 0.0) -> Tensor:
         """The content (1, 3, H, W), with noise of this standard deviation."""
@@ -133,11 +130,12 @@ def scene(content: Picture, style: Picture, size: Size, recipe: Recipe, state: S
     dtype = resolved_dtype(recipe.dtype, "cpu")
     backbone = build_backbone(recipe.backbone, state)
     backbone = (backbone.double() if dtype == "float64" else backbone).to(memory_format=torch.channels_last)
-    layers = chosen_layers(recipe, backbone)
-    bare = Scene(replace(recipe, size=max(inner)), layers, state, backbone, dtype, framed(content.pixels, inner), None)
+    resolved = resolve(replace(recipe, size=max(inner)), backbone)
+    reader = FeatureReader(backbone, resolved.layers, getattr(torch, dtype))
+    bare = Scene(resolved, reader, state, dtype, framed(content.pixels, inner), None)
     pool = SerialPool(bare.spec(torch.get_num_threads()))
     painting = framed(style.pixels, fit(style.size, max(inner)))
-    return replace(bare, style=measured_style(painting, recipe, layers, backbone, pool))
+    return replace(bare, style=measured_style(painting, resolved, pool))
 
 
 def pictures(options: argparse.Namespace) -> tuple[Picture, Picture]:

@@ -18,9 +18,11 @@ from parallel_nst.cli.options import bundled_content, bundled_style
 from parallel_nst.files.images import Picture, read_image, write_image
 from parallel_nst.jobs.picture import untiled
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
-from parallel_nst.painting.planning.scales import chosen_layers, plan_scales
+from parallel_nst.painting.planning.scales import plan_scales
+from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.stylize import budget_for, stylize
-from parallel_nst.painting.tiles.geometry import Tile, overlap_sharpness, step_ratio
+from parallel_nst.painting.tiles.geometry import Tile
+from parallel_nst.painting.tiles.seams import overlap_sharpness, step_ratio
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers.opening import open_pool
 from parallel_nst.workers.worker import WorkerSpec
@@ -45,10 +47,10 @@ def finest_tiles(content: Picture, style: Picture, recipe: Recipe) -> list[Tile]
     """The tiles of the finest scale; their number is the recipe's, so that no pool changes them."""
     weights = load_weights(recipe.backbone)
     backbone = build_backbone(recipe.backbone, weights)
-    layers = chosen_layers(recipe, backbone)
+    resolved = resolve(recipe, backbone)
     spec = WorkerSpec("cpu", "float32", 1, {recipe.backbone: weights})
-    budget = budget_for(content.size, recipe, layers, backbone, spec, 1)
-    return plan_scales(content.size, style.size, recipe, layers, backbone, budget)[-1].picture_tiles
+    budget = budget_for(content.size, resolved, backbone, spec, 1)
+    return plan_scales(content.size, style.size, resolved, budget)[-1].picture_tiles
 
 
 def main() -> None:

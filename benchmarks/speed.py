@@ -22,10 +22,10 @@ from torch import Tensor
 
 from parallel_nst.files.images import Picture, fit
 from parallel_nst.networks.backbones.loading import build_backbone
-from parallel_nst.painting.exact import first_iteration
-from parallel_nst.painting.gatys.objective import Iteration, Objective, minimise
+from parallel_nst.painting.exact.mode import CarriedState
+from parallel_nst.painting.gatys.minimise import Iteration, Objective, minimise
 from parallel_nst.painting.gatys.optimizers import make_optimizer
-from parallel_nst.painting.planning.scales import FRAME, ScaleResult
+from parallel_nst.painting.planning.scales import FRAME
 from parallel_nst.painting.stylize import enlarged
 from parallel_nst.recipe import Recipe, scale_sizes, scale_steps
 from parallel_nst.workers.opening import open_pool, usable_cores
@@ -46,11 +46,11 @@ class Tutorial:
         self._backbone = build_backbone(scene.recipe.backbone, scene.state)
         with torch.no_grad():
             features = self._features(scene.image())
-        self._content = {name: features[name] for name in scene.layers.content}
+        self._content = {name: features[name] for name in scene.resolved.layers.content}
 
     def _features(self, image: Tensor) -> dict[str, Tensor]:
         x, features = (image - self._backbone.mean) / self._backbone.std, {}
-        wanted = {**self._scene.layers.style, **self._scene.layers.content}
+        wanted = {**self._scene.resolved.layers.style, **self._scene.resolved.layers.content}
         for block in self._backbone.blocks:
             if len(features) == len(wanted):
                 break
@@ -60,7 +60,7 @@ class Tutorial:
         return features
 
     def loss(self, image: Tensor) -> Tensor:
-        features, layers, recipe, total = self._features(image), self._scene.layers, self._scene.recipe, 0.0
+        features, layers, recipe, total = self._features(image), self._scene.resolved.layers, self._scene.recipe, 0.0
         for name, weight in layers.style.items():
             flat = features[name].flatten(2)[0]
             wrong = (flat @ flat.T / flat.shape[1] - self._style.grams[name].float()).square().sum()
@@ -103,12 +103,13 @@ def single(scene: Scene, objective: Objective, start: Iteration | None = None) -
 def coarse_first(coarse: list[Scene], scene: Scene, objective: Objective) -> Iterator[Iteration]:
     """The same after the steps that the default recipe takes at each coarser scale."""
     steps = scale_steps(scene.recipe.steps, scene.recipe.step_growth, len(coarse) + 1)
-    start = first_iteration(coarse[0].image()[0].numpy(), scene.recipe)
-    sizes = [(s.content.size[1] - 2 * FRAME, s.content.size[0] - 2 * FRAME) for s in [*coarse[1:], scene]]
-    for one, count, size in zip(coarse, steps, sizes, strict=False):
-        *_, last = minimise(one.whole(), start, make_optimizer(scene.recipe), count)
-        begin = enlarged(ScaleResult(last.image[0].numpy(), last.loss, last.state), size)
-        start = first_iteration(begin.pixels, scene.recipe, begin.state)
+    optimizer, image = make_optimizer(scene.recipe), coarse[0].image()
+    start = Iteration.start(image, optimizer.init(image))
+    for one, count, larger in zip(coarse, steps, [*coarse[1:], scene], strict=False):
+        *_, last = minimise(one.whole(), start, optimizer, count)
+        height, width = larger.content.size
+        image = torch.from_numpy(enlarged(last.image[0].numpy(), (width - 2 * FRAME, height - 2 * FRAME)))[None]
+        start = Iteration.start(image, CarriedState(last.state, one.content.size).at(larger.content.size))
     return single(scene, objective, start)
 
 
@@ -203,8 +204,8 @@ def main() -> None:
     height, width = scene.content.size
     parts = [
         f"{options.content.stem} painted like {options.style.stem} with VGG19 "
-        f"({vgg19.name if vgg19 else 'random weights, He et al. 2015'}; {' '.join(scene.layers.style)}, content "
-        f"{' '.join(scene.layers.content)}) at {width}x{height} px, frame included, from the content. {TUTORIAL}: one "
+        f"({vgg19.name if vgg19 else 'random weights, He et al. 2015'}; {' '.join(scene.resolved.layers.style)}, content "
+        f"{' '.join(scene.resolved.layers.content)}) at {width}x{height} px, frame included, from the content. {TUTORIAL}: one "
         f"piece, float32, NCHW, torch.optim.LBFGS with its defaults, {usable_cores()} threads; the lowest loss of its "
         f"{options.evaluations} evaluations is the target. The others: this package's L-BFGS, history {HISTORY}, "
         f"{scene.dtype}, channels_last; time until the tutorials' float32 objective is at the target or below. "

@@ -99,7 +99,7 @@ def asked(
     tiling: dict[str, str | None],
 ) -> Question:
     """The options as values; ValueError, in one line, for a wrong one."""
-    from parallel_nst.painting.planning.tilings import parse_memory
+    from parallel_nst.painting.planning.memory import parse_memory
 
     width, height = parse_picture(size)
     base = Recipe.load(path) if path else Recipe()
@@ -151,31 +151,36 @@ def answered(question: Question) -> Answer:
     """Plan the scales as a run would, and forecast them. ValueError when nothing fits the memory."""
     import torch
 
+    from parallel_nst.painting.gatys.features import FeatureReader
     from parallel_nst.painting.planning.forecast import forecast, measured_speed, untrained
     from parallel_nst.painting.planning.profile import profile
-    from parallel_nst.painting.planning.scales import Budget, chosen_layers, plan_scales
+    from parallel_nst.painting.planning.scales import plan_scales
+    from parallel_nst.painting.planning.tilings import Budget
+    from parallel_nst.painting.resolved import resolve
     from parallel_nst.workers.opening import resolved_dtype, usable_cores
 
     recipe, cores = question.recipe, usable_cores()
     backbone = untrained(recipe.backbone)
-    layers = chosen_layers(recipe, backbone)
-    dtype = resolved_dtype(recipe.dtype, "cpu")
-    costs = profile(backbone, layers.style, layers.content, getattr(torch, dtype))
+    resolved, dtype = resolve(recipe, backbone), resolved_dtype(recipe.dtype, "cpu")
+    reader = FeatureReader(backbone, resolved.layers, getattr(torch, dtype))
+    costs = profile(backbone, reader.layers.style, reader.layers.content, reader.dtype)
     memory, notes = memory_of_worker(question, cores)
-    plans = plan_scales(question.size, question.size, recipe, layers, backbone, Budget(question.workers, memory, costs))
+    budget = Budget(question.workers, memory, costs)
+    plans = plan_scales(question.size, question.size, resolved, budget)
     speed = question.speed
     if speed is None:
         threads = max(1, cores // min(question.workers, cores))
-        speed = measured_speed(backbone, layers, getattr(torch, dtype), threads)
+        speed = measured_speed(reader, threads)
         notes += (f"speed: measured here, {threads} thread{'s' * (threads != 1)} a worker",)
-    needs = forecast(plans, recipe, layers, backbone, Budget(question.workers, memory, costs), speed)
+    needs = forecast(plans, resolved, budget, speed)
     return Answer(question, dtype, memory, speed, needs, notes + driver_note(needs.driver_bytes))
 
 
 def memory_of_worker(question: Question, cores: int) -> tuple[int, tuple[str, ...]]:
     """Bytes that a worker may take, and what was assumed. Workers beyond this machine's cores are taken to be on other
     machines of its kind."""
-    from parallel_nst.painting.planning.tilings import driver_bytes, machine_memory, memory_text, worker_share
+    from parallel_nst.painting.planning.footprint import driver_bytes, worker_share
+    from parallel_nst.painting.planning.memory import machine_memory, memory_text
 
     if question.memory is not None:
         return question.memory, ()
@@ -198,7 +203,7 @@ def memory_of_worker(question: Question, cores: int) -> tuple[int, tuple[str, ..
 
 def driver_note(need: int) -> tuple[str, ...]:
     """A word where this machine could not be the driver."""
-    from parallel_nst.painting.planning.tilings import machine_memory, memory_text
+    from parallel_nst.painting.planning.memory import machine_memory, memory_text
 
     have = machine_memory()
     return (f"driver: this machine has only {memory_text(have)}",) if need > have else ()
@@ -229,7 +234,7 @@ def as_json(answer: Answer) -> str:
 
 def show(answer: Answer, console: Console) -> None:
     """A heading, a table of the scales, and what holds for all of them."""
-    from parallel_nst.painting.planning.tilings import memory_text
+    from parallel_nst.painting.planning.memory import memory_text
 
     question, needs = answer.question, answer.forecast
     if not console.is_terminal:

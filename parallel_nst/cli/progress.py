@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:  # PyTorch takes seconds to load
-    from parallel_nst.painting.scale_run import OnStatus, Status
+    from parallel_nst.painting.scale_run import OnStatus, RunStatus
 
 PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal to draw a bar on
 
@@ -47,7 +47,7 @@ def progress_bar(*, quiet: bool) -> Iterator[tuple[Notify, Show | None]]:
             yield (lambda line: console.print(f"pnst: {line}", markup=False, highlight=False)), show
 
 
-def describe(status: Status) -> str:
+def describe(status: RunStatus) -> str:
     """Scale, tiles and steps done, loss, and speed where it is known."""
     speed = f"  {status.steps_per_second:.1f} steps/s" if status.steps_per_second > 0 else ""
     return (

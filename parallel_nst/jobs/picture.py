@@ -14,11 +14,13 @@ import psutil  # type: ignore[import-untyped]
 
 from parallel_nst.files.images import Picture, check_output, fit, read_image, resize, write_image
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
-from parallel_nst.painting.planning.scales import chosen_layers, final_size, most_tiles, settled
-from parallel_nst.painting.planning.tilings import driver_bytes, parse_memory, worker_share
-from parallel_nst.painting.scale_run import OnStatus, Watch
+from parallel_nst.painting.planning.footprint import driver_bytes, worker_share
+from parallel_nst.painting.planning.memory import parse_memory
+from parallel_nst.painting.planning.scales import final_size, most_tiles, settled
+from parallel_nst.painting.resolved import resolve
+from parallel_nst.painting.scale_run import OnStatus, RunCallbacks
 from parallel_nst.painting.snapshots import Snapshot, load_snapshot, save_snapshot
-from parallel_nst.painting.stylize import Stylised, budget_for, stylize
+from parallel_nst.painting.stylize import Stylised, budget_for, paint
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.opening import open_pool
@@ -101,7 +103,7 @@ def stylize_file(
         check_output(path, inputs=[job.content, job.style])
     weights = load_weights(job.recipe.backbone, job.weights)
     backbone = build_backbone(job.recipe.backbone, weights)
-    layers = chosen_layers(job.recipe, backbone)
+    resolved = resolve(job.recipe, backbone)
     content, style = read_inputs(job, memory, notify)
     pool, crew = open_pool(
         job.recipe,
@@ -116,15 +118,15 @@ def stylize_file(
         if crew.reason:
             notify(crew.reason)
         share = memory_share(job, memory, crew, content.size)
-        budget = budget_for(content.size, job.recipe, layers, backbone, pool.spec, pool.size, share)
-        recipe = settled(content.size, job.recipe, layers, backbone, budget)
-        identity = identity_of(job, recipe)
+        budget = budget_for(content.size, resolved, backbone, pool.spec, pool.size, share)
+        resolved = settled(content.size, resolved, budget)
+        identity = identity_of(job, resolved.recipe)
         resume = resumed(job, identity, notify) if job.resume else None
-        watch = watch_of(job, identity, on_status)
+        callbacks = callbacks_of(job, identity, on_status)
         started = time.perf_counter()
-        result = stylize(content, style, recipe, pool, watch, budget=budget, resume=resume)
+        result = paint(content, style, resolved, pool, budget, callbacks, resume)
         painted = time.perf_counter()
-        for note in write_image(job.output, result.picture, settings=recipe.to_toml(), quality=job.quality):
+        for note in write_image(job.output, result.picture, settings=resolved.recipe.to_toml(), quality=job.quality):
             notify(f"{job.output}: {note}")
         job.snapshot.unlink(missing_ok=True)
         written = time.perf_counter()
@@ -213,9 +215,9 @@ def resumed(job: PictureJob, identity: str, notify: Callable[[str], None]) -> Sn
     return snapshot
 
 
-def watch_of(job: PictureJob, identity: str, on_status: OnStatus | None) -> Watch:
+def callbacks_of(job: PictureJob, identity: str, on_status: OnStatus | None) -> RunCallbacks:
     """Progress, previews and snapshots as the job wants them."""
-    return Watch(
+    return RunCallbacks(
         on_status=on_status,
         preview_every=job.preview_every or 0,
         on_preview=lambda pixels: write_preview(job.preview, pixels),

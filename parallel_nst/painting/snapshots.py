@@ -33,11 +33,6 @@ class Snapshot:
         return {name[len(prefix) + 1 :]: value for name, value in self.tensors.items() if name.startswith(f"{prefix}.")}
 
 
-def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under `prefix.`: the inverse of `Snapshot.under`."""
-    return {f"{prefix}.{name}": value for name, value in tensors.items()}
-
-
 def save_snapshot(path: Path, snapshot: Snapshot, identity: str) -> None:
     """Write aside, then rename: at `path` there is always a whole snapshot. identity: of the run it belongs to.
     OSError, in one line, where it cannot be written."""

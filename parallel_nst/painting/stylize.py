@@ -2,54 +2,54 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
 
 from parallel_nst.files.images import Picture, resize
-from parallel_nst.networks.backbones.base import Backbone, deepest
+from parallel_nst.networks.backbones.base import Backbone
 from parallel_nst.networks.backbones.loading import build_backbone
-from parallel_nst.painting.exact import TiledObjective
-from parallel_nst.painting.gatys.objective import StyleSums, StyleTargets
-from parallel_nst.painting.gatys.optimizers import resize_state
+from parallel_nst.painting.exact.hub import TiledObjective
+from parallel_nst.painting.exact.mode import Exact
+from parallel_nst.painting.independent.alone import Alone
+from parallel_nst.painting.independent.synchronised import Synchronised
+from parallel_nst.painting.mode import Mode, State
+from parallel_nst.painting.planning.footprint import worker_share
+from parallel_nst.painting.planning.memory import machine_memory
 from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.scales import (
-    FRAME,
-    Budget,
-    Framed,
     Scale,
     ScalePlan,
     ScaleResult,
     Size,
-    chosen_layers,
     final_size,
     first_image,
     framed,
     plan_scales,
     unframed,
 )
-from parallel_nst.painting.planning.tilings import machine_memory, worker_share
-from parallel_nst.painting.scale_run import Beginning, Stage, Watch
+from parallel_nst.painting.planning.tilings import Budget
+from parallel_nst.painting.resolved import ResolvedRecipe, resolve
+from parallel_nst.painting.scale_run import RunCallbacks, ScaleRun
 from parallel_nst.painting.snapshots import Snapshot
-from parallel_nst.painting.tasks import MeasureStyle
-from parallel_nst.painting.tiles.geometry import plan_tiles, step_ratio
-from parallel_nst.recipe import LayerWeights, Recipe
+from parallel_nst.painting.style_targets import measured_style
+from parallel_nst.painting.tiles.seams import step_ratio
+from parallel_nst.recipe import Recipe
 from parallel_nst.workers.pool import Pool
 from parallel_nst.workers.worker import WorkerSpec
-
-STYLE_TILE = 1024  # px, side above which a style image is measured in tiles
 
 
 @dataclass(frozen=True)
 class Stylised:
     """The generated picture and what is to be said about it.
 
-    loss: at the finest scale. step_ratio: at the tile borders (see `tiles.step_ratio`), NaN without borders.
+    loss: at the finest scale. step_ratio: at the tile borders (see `tiles.seams`), NaN without borders.
     tiles: at the finest scale; exact: whether they were one objective.
     """
 
@@ -67,7 +67,7 @@ def stylize(
     style: Picture,
     recipe: Recipe,
     pool: Pool,
-    watch: Watch | None = None,
+    callbacks: RunCallbacks | None = None,
     *,
     budget: Budget | None = None,
     resume: Snapshot | None = None,
@@ -75,47 +75,85 @@ def stylize(
     """Paint `content` in the manner of `style`. What the content carries (alpha, profile, EXIF, depth) is kept.
 
     budget: what tiles are cut for; None: the pool's workers and what this machine has (see `budget_for`). resume: where
-    an earlier run with the same pictures and recipe was stopped. ValueError for an unknown layer, or when nothing fits
-    the memory.
+    an earlier run with the same pictures and recipe was stopped. BadInput for an unknown layer, or when nothing fits
+    the memory; Diverged where the loss never is finite.
     """
-    began = time.perf_counter()
     backbone = build_backbone(recipe.backbone, pool.spec.weights[recipe.backbone])
-    layers = chosen_layers(recipe, backbone)
-    budget = budget or budget_for(content.size, recipe, layers, backbone, pool.spec, pool.size)
-    plans = plan_scales(content.size, style.size, recipe, layers, backbone, budget)
+    resolved = resolve(recipe, backbone)
+    budget = budget or budget_for(content.size, resolved, backbone, pool.spec, pool.size)
+    return paint(content, style, resolved, pool, budget, callbacks, resume)
+
+
+def paint(
+    content: Picture,
+    style: Picture,
+    resolved: ResolvedRecipe,
+    pool: Pool,
+    budget: Budget,
+    callbacks: RunCallbacks | None = None,
+    resume: Snapshot | None = None,
+) -> Stylised:
+    """As `stylize`, for those who have resolved the recipe themselves."""
+    began = time.perf_counter()
+    plans = plan_scales(content.size, style.size, resolved, budget)
+    before: Snapshot | ScaleResult = resume or beginning(content, style, resolved.recipe, plans[0], pool.spec)
     first = resume.scale if resume else 0
-    begin = Beginning(snapshot=resume)
-    if resume is None:
-        coarsest = plans[0].size
-        first_pixels = framed(first_image(content, style, recipe, coarsest), coarsest).whole
-        begin = Beginning(first_pixels.astype(precision(pool.spec), copy=False))
     del resume
     blending = 0.0
     for number in range(first, len(plans)):
-        stage = Stage(plans, number, watch or Watch())
-        scale = scale_of(content, style, plans[number], recipe, layers, backbone, pool)
-        result = stage.run(begin, scale, recipe, layers, pool)
-        blending += result.blend_seconds
-        loss, begin = result.loss, enlarged(result, plans[min(number + 1, len(plans) - 1)].size)
-        del result, scale
-    assert begin.pixels is not None
-    image = unframed(begin.pixels)
-    ratio = step_ratio(image.transpose(2, 0, 1), plans[-1].picture_tiles)
-    seconds = time.perf_counter() - began - blending
-    tiles, exact = len(plans[-1].tiles), plans[-1].exact
-    image = image.astype(np.float32, copy=False)
-    return Stylised(carried(content, image), loss, ratio, tiles, exact, seconds, blending)
+        plan = plans[number]
+        mode = mode_of(plan, scale_of(content, style, plan, resolved, pool), resolved, pool)
+        states = ScaleRun(plans, number, callbacks or RunCallbacks()).states(mode, begun(mode, before, plan.size))
+        del before  # what the scale begins with belongs to it, so that it goes with the first step
+        before = mode.result(last(states))
+        blending += before.blend_seconds
+    assert isinstance(before, ScaleResult)
+    image = unframed(before.pixels).astype(np.float32, copy=False)
+    return Stylised(
+        picture=carried(content, image),
+        loss=before.loss,
+        step_ratio=step_ratio(image.transpose(2, 0, 1), plans[-1].picture_tiles),
+        tiles=len(plans[-1].tiles),
+        exact=plans[-1].exact,
+        compute_seconds=time.perf_counter() - began - blending,
+        blend_seconds=blending,
+    )
 
 
-def precision(spec: WorkerSpec) -> type[np.floating[Any]]:
-    """Of the image while it is painted."""
-    return np.float64 if spec.dtype == "float64" else np.float32
+def beginning(content: Picture, style: Picture, recipe: Recipe, plan: ScalePlan, spec: WorkerSpec) -> ScaleResult:
+    """What the coarsest scale begins with, in the workers' precision."""
+    pixels = framed(first_image(content, style, recipe, plan.size), plan.size).whole
+    return ScaleResult(pixels.astype(np.float64 if spec.dtype == "float64" else np.float32, copy=False), math.nan)
+
+
+def mode_of(plan: ScalePlan, scale: Scale, resolved: ResolvedRecipe, pool: Pool) -> Mode[Any]:
+    """How a scale is painted."""
+    if plan.exact:
+        return Exact(scale, resolved, pool)
+    return (Synchronised if resolved.recipe.tiling.sync_every else Alone)(scale, resolved, pool)
+
+
+def begun(mode: Mode[State], before: Snapshot | ScaleResult, size: Size) -> State:
+    """The first state of a scale of this size, after the scale before it or from a snapshot within it."""
+    if isinstance(before, Snapshot):
+        return mode.restored(before)
+    return mode.start(enlarged(before.pixels, size), before.carried)
+
+
+def last(states: Iterator[State]) -> State:
+    """The last of some states, of which there is at least one; none is kept longer than until the next."""
+    return deque(states, maxlen=1)[0]
+
+
+def enlarged(pixels: np.ndarray, size: Size) -> np.ndarray:
+    """(3, H, W) with its frame, brought to `size` with its frame; as it is where it has that size."""
+    image = framed(unframed(pixels), size)
+    return pixels if image.size == pixels.shape[-2:] else image.whole.astype(pixels.dtype, copy=False)
 
 
 def budget_for(
     content: Size,
-    recipe: Recipe,
-    layers: LayerWeights,
+    resolved: ResolvedRecipe,
     backbone: Backbone,
     spec: WorkerSpec,
     workers: int,
@@ -126,69 +164,27 @@ def budget_for(
     A pool of one worker is this process, and the optimiser's pictures are its own.
     """
     if memory is None:
-        width, height = final_size(content, recipe)
-        memory = worker_share(machine_memory(), height, width, recipe, workers)
-    dtype = getattr(torch, spec.dtype)
+        width, height = final_size(content, resolved.recipe)
+        memory = worker_share(machine_memory(), height, width, resolved.recipe, workers)
+    layers, dtype = resolved.layers, getattr(torch, spec.dtype)
     return Budget(workers, memory, profile(backbone, layers.style, layers.content, dtype))
 
 
-def scale_of(
-    content: Picture,
-    style: Picture,
-    plan: ScalePlan,
-    recipe: Recipe,
-    layers: LayerWeights,
-    backbone: Backbone,
-    pool: Pool,
-) -> Scale:
+def scale_of(content: Picture, style: Picture, plan: ScalePlan, resolved: ResolvedRecipe, pool: Pool) -> Scale:
     """The work of one scale. The style image is measured at this scale too."""
-    targets = measured_style(framed(style.pixels, plan.style_size), recipe, layers, backbone, pool)
+    targets = measured_style(framed(style.pixels, plan.style_size), resolved, pool)
     return Scale(framed(content.pixels, plan.size), targets, plan.steps, plan.tiles, plan.kept)
-
-
-def measured_style(style: Framed, recipe: Recipe, layers: LayerWeights, backbone: Backbone, pool: Pool) -> StyleTargets:
-    """What the style image asks for; a large one is measured in tiles, which changes nothing but rounding."""
-    height, width = style.size
-    layer = deepest(backbone, {**layers.style, **layers.content})
-    grid = -(-height // STYLE_TILE), -(-width // STYLE_TILE)
-    tiles = plan_tiles(height, width, grid, halo=layer.margin, align=layer.stride)
-    tasks = [MeasureStyle(style.read(tile.read), tile, style.size, recipe.backbone, layers) for tile in tiles]
-    parts: list[StyleSums] = [result for _, result in sorted(pool.map(tasks), key=lambda part: part[0])]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total.targets
-
-
-def enlarged(result: ScaleResult, size: Size) -> Beginning:
-    """What the next scale begins with: the image and the optimiser's state, both brought to its size. After the last
-    scale, where the size is the same, the image as it is."""
-    height, width = (length - 2 * FRAME for length in result.pixels.shape[-2:])
-    if (width, height) == size:
-        return Beginning(result.pixels)
-    pixels = framed(unframed(result.pixels), size).whole.astype(result.pixels.dtype, copy=False)
-    if result.state is None:
-        return Beginning(pixels)
-    ratio = (height * width) / (size[0] * size[1])
-    return Beginning(pixels, resize_state(result.state, lambda values: resized(values, size), ratio))
-
-
-def resized(values: Tensor, size: Size) -> Tensor:
-    """(1, 3, H + 2 FRAME, W + 2 FRAME) of any values to `size` with its frame; bilinear, so that nothing overshoots."""
-    inner = interpolate(values[..., FRAME:-FRAME, FRAME:-FRAME], (size[1], size[0]), mode="bilinear")
-    return torch.from_numpy(Framed(inner[0].permute(1, 2, 0).numpy()).whole)[None]
 
 
 def whole_loss(content: Picture, style: Picture, generated: Picture, recipe: Recipe, pool: Pool) -> float:
     """The loss of a generated picture as one objective over all of it, at the finest scale, however it was made."""
     backbone = build_backbone(recipe.backbone, pool.spec.weights[recipe.backbone])
-    layers = chosen_layers(recipe, backbone)
-    exact = replace(recipe, tiling=replace(recipe.tiling, mode="exact", tiles="auto"))
-    budget = budget_for(content.size, exact, layers, backbone, pool.spec, pool.size)
-    plan = plan_scales(content.size, style.size, exact, layers, backbone, budget)[-1]
-    scale = scale_of(content, style, plan, exact, layers, backbone, pool)
+    resolved = resolve(replace(recipe, tiling=replace(recipe.tiling, mode="exact", tiles="auto")), backbone)
+    budget = budget_for(content.size, resolved, backbone, pool.spec, pool.size)
+    plan = plan_scales(content.size, style.size, resolved, budget)[-1]
+    scale = scale_of(content, style, plan, resolved, pool)
     image = torch.from_numpy(framed(generated.pixels, plan.size).whole)[None]
-    return TiledObjective(scale, exact, layers, pool).value(image)
+    return TiledObjective(scale, resolved, pool).value(image)
 
 
 def carried(content: Picture, image: np.ndarray) -> Picture:

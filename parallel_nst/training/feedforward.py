@@ -25,8 +25,10 @@ from parallel_nst.networks.backbones.registry import backbone_entry
 from parallel_nst.networks.generators.base import Generator
 from parallel_nst.networks.generators.published import build_generator
 from parallel_nst.networks.generators.transformer import VGG16_ENCODER, VGGDecoder
+from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.losses import content_sums, gram_sums, style_loss, variation_sums, wide
-from parallel_nst.painting.gatys.objective import StyleTargets, measure_style, weighted_mean
+from parallel_nst.painting.gatys.objective import weighted_mean
+from parallel_nst.painting.gatys.style import StyleTargets, measure_style
 from parallel_nst.painting.tiles.geometry import Rect, whole_tile
 from parallel_nst.recipe import LayerWeights, check_bounds, knob
 from parallel_nst.training.objective import Batch, Losses, Phase
@@ -173,7 +175,8 @@ def measured_targets(backbone: Backbone, style: Tensor, settings: FeedforwardSet
     height, width = style.shape[-2:]
     layers = settings.layers_used
     with torch.no_grad():
-        sums = measure_style(backbone, style, whole_tile(height, width), (height, width), layers, style.dtype)
+        reader = FeatureReader(backbone, layers, style.dtype)
+        sums = measure_style(reader, style, whole_tile(height, width))
     targets = sums.targets
     if settings.formula == "relative":
         return targets

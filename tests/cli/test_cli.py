@@ -25,7 +25,7 @@ from parallel_nst.cli import progress as cli_progress
 from parallel_nst.files.images import read_image, read_settings
 from parallel_nst.jobs import picture
 from parallel_nst.jobs.picture import PictureJob
-from parallel_nst.painting.scale_run import Status
+from parallel_nst.painting.scale_run import RunStatus
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers import opening as pools
 
@@ -166,7 +166,7 @@ def test_every_flag_reaches_the_job(paint: Pnst, monkeypatch: pytest.MonkeyPatch
 
 
 def test_progress_says_the_speed_once_it_is_known() -> None:
-    status = Status(2, 3, 1, 4, 5, 10, 0.25, 0.5)
+    status = RunStatus(2, 3, 1, 4, 5, 10, 0.25, 0.5)
     assert cli_progress.describe(status) == "scale 2/3  tiles 1/4  step 5/10  loss 0.2500"
     assert cli_progress.describe(replace(status, steps_per_second=1.26)).endswith("loss 0.2500  1.3 steps/s")
 

@@ -50,7 +50,7 @@ def tiling_error(backbone, names, image, grid, short=0):
     tiles = plan_tiles(*size, grid, halo=layer.margin - short * layer.stride, align=layer.stride)
     for tile in tiles:
         at = {name: core_of_picture(tile, backbone.layers[name].stride, *size) for name in names}
-        inside = {name: (..., *tile.positions(backbone.layers[name].stride, *size)) for name in names}
+        inside = {name: (..., *tile.positions(backbone.layers[name].stride)) for name in names}
 
         def only_core(name, value, at=at, inside=inside):
             cotangent = torch.zeros_like(value)

@@ -10,23 +10,21 @@ from scattered import Scattered
 from tiny_networks import LAYERS, tiny_state
 
 from parallel_nst.networks.backbones import registry as checkpoints
-from parallel_nst.networks.backbones.base import Layer, deepest
+from parallel_nst.networks.backbones.base import Layer
 from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.networks.backbones.registry import BackboneEntry
 from parallel_nst.networks.backbones.resnet import ResNet
 from parallel_nst.networks.backbones.squeezenet import SqueezeNet
 from parallel_nst.networks.backbones.vgg import VGG
-from parallel_nst.painting.exact import TiledObjective, first_iteration, kept_tiles, stylize_exact
-from parallel_nst.painting.gatys.objective import (
-    Iteration,
-    LocalObjective,
-    finish,
-    measure_content,
-    measure_style,
-    minimise,
-)
+from parallel_nst.painting.exact.hub import TiledObjective, kept_tiles
+from parallel_nst.painting.exact.mode import Exact
+from parallel_nst.painting.gatys.features import FeatureReader
+from parallel_nst.painting.gatys.minimise import Iteration, finish, minimise
+from parallel_nst.painting.gatys.objective import LocalObjective
 from parallel_nst.painting.gatys.optimizers import make_optimizer
+from parallel_nst.painting.gatys.style import measure_style
 from parallel_nst.painting.planning.scales import FRAME, Framed, Scale
+from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.tiles.geometry import plan_tiles, whole_tile
 from parallel_nst.recipe import LayerWeights, Recipe
 from parallel_nst.workers.pool import SerialPool
@@ -38,6 +36,10 @@ SIZES = [(1, 1), (3, 40), (17, 31), (48, 33), (40, 64)]  # of the content, heigh
 GRIDS = [(1, 1), (1, 2), (2, 2), (3, 2), (4, 5)]
 
 
+def unheard(index, progress):
+    """A report to nobody."""
+
+
 def pixels_of(seed, height, width):
     return np.random.default_rng(seed).random((height, width, 3))
 
@@ -46,22 +48,19 @@ class Setting:
     """A picture, a style and a network, in one piece or cut."""
 
     def __init__(self, size, name="embedded", layers=LAYERS, spec=SPEC, recipe=RECIPE):
-        self.spec, self.recipe, self.layers = spec, replace(recipe, backbone=name), layers
-        self.backbone = build_backbone(name, spec.weights[name]).double()
-        self.layer = deepest(self.backbone, {**layers.style, **layers.content})
+        backbone = build_backbone(name, spec.weights[name]).double()
+        self.spec, self.resolved = spec, resolve(replace(recipe, backbone=name, layers=layers), backbone)
+        self.reader, self.layer = FeatureReader(backbone, layers, torch.float64), self.resolved.deepest
         self.content = Framed(pixels_of(0, *size))
         style = torch.from_numpy(Framed(pixels_of(1, 30, 34)).whole)[None]
-        whole = whole_tile(62, 66)
-        self.style = measure_style(self.backbone, style, whole, (62, 66), layers, torch.float64).targets
+        self.style = measure_style(self.reader, style, whole_tile(62, 66)).targets
         self.image = torch.from_numpy(Framed(pixels_of(2, *size)).whole)[None]
 
     def local(self):
         """The objective in one piece."""
         content = torch.from_numpy(self.content.whole)[None]
-        features = measure_content(self.backbone, content, self.layers.content, torch.float64)
-        size = self.content.size
-        where = whole_tile(*size), size
-        return LocalObjective(self.backbone, self.style, features, *where, self.recipe, self.layers, torch.float64)
+        features = self.reader.read_content(content)
+        return LocalObjective(self.reader, self.resolved, self.style, features, whole_tile(*self.content.size))
 
     def scale(self, grid, kept=1, *, less_halo=0, align=None):
         tiles = plan_tiles(
@@ -70,15 +69,19 @@ class Setting:
         return Scale(self.content, self.style, 3, tiles, kept)
 
     def tiled(self, grid, pool=None, kept=1, **cut):
-        return TiledObjective(self.scale(grid, kept, **cut), self.recipe, self.layers, pool or SerialPool(self.spec))
+        return TiledObjective(self.scale(grid, kept, **cut), self.resolved, pool or SerialPool(self.spec))
 
     def painted(self, grid, pool=None, kept=1):
         """After the scale's steps, in tiles."""
-        start = first_iteration(self.image[0].numpy().copy(), self.recipe)
-        return stylize_exact(start, self.scale(grid, kept), self.recipe, self.layers, pool or SerialPool(self.spec))
+        mode = self.mode(grid, pool, kept)
+        (*_, end) = mode.states(mode.start(self.image[0].numpy().copy()), unheard)
+        return mode.result(end)
+
+    def mode(self, grid, pool=None, kept=1):
+        return Exact(self.scale(grid, kept), self.resolved, pool or SerialPool(self.spec))
 
     def painted_whole(self):
-        optimizer, local = make_optimizer(self.recipe), self.local()
+        optimizer, local = make_optimizer(self.resolved.recipe), self.local()
         (*_, end) = minimise(local, Iteration.start(self.image, optimizer.init(self.image)), optimizer, 3)
         return finish(local, end)
 
@@ -275,10 +278,11 @@ def test_two_objectives_on_one_pool_do_not_meet():
 
 def test_every_step_is_reported():
     setting, seen = Setting((17, 31)), []
-    start = first_iteration(setting.image[0].numpy().copy(), setting.recipe)
-    scale = setting.scale((2, 2))
-    stylize_exact(start, scale, setting.recipe, setting.layers, SerialPool(SPEC), lambda i: seen.append(i.step))
-    assert seen == [1, 2, 3]
+    mode = setting.mode((2, 2))
+    start = mode.start(setting.image[0].numpy().copy())
+    states = mode.states(start, lambda index, progress: seen.append((index, progress.step, progress.steps)))
+    assert [(state.step, *state.done) for state in states] == [(step,) * 5 for step in (1, 2, 3)]
+    assert seen == [(None, step, 3) for step in (1, 2, 3)]
 
 
 def test_a_result_has_its_own_loss_and_stays_in_range():
@@ -292,5 +296,5 @@ def test_a_result_has_its_own_loss_and_stays_in_range():
 def test_a_state_that_is_carried_over_is_taken_up():
     setting = Setting((17, 31))
     first = setting.painted((2, 2))
-    start = first_iteration(first.pixels, setting.recipe, first.state)
-    assert start.state is first.state and start.step == 0 and start.best.loss == float("inf")
+    start = setting.mode((1, 2)).start(first.pixels, first.carried).iteration
+    assert start.state is first.carried.state and start.step == 0 and start.best.loss == float("inf")

@@ -12,11 +12,14 @@ from tiny_networks import LAYERS, tiny_backbone, tiny_state
 from parallel_nst.networks.backbones.base import deepest
 from parallel_nst.networks.backbones.loading import load_weights
 from parallel_nst.networks.backbones.registry import BACKBONES
-from parallel_nst.painting.exact import TiledObjective
-from parallel_nst.painting.gatys.objective import measure_style
+from parallel_nst.painting.exact.hub import TiledObjective
+from parallel_nst.painting.gatys.features import FeatureReader
+from parallel_nst.painting.gatys.style import measure_style
 from parallel_nst.painting.planning.forecast import forecast, measured_speed, untrained
 from parallel_nst.painting.planning.profile import profile
-from parallel_nst.painting.planning.scales import FRAME, Budget, Scale, framed, plan_scales
+from parallel_nst.painting.planning.scales import FRAME, Scale, framed, plan_scales
+from parallel_nst.painting.planning.tilings import Budget
+from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.tiles.geometry import whole_tile
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers.pool import SerialPool
@@ -36,10 +39,15 @@ def costs(backbone):
     return profile(backbone, LAYERS.style, LAYERS.content, torch.float32)
 
 
+def reader_of(backbone, dtype=torch.float32):
+    return FeatureReader(backbone, LAYERS, dtype)
+
+
 def needs_of(recipe, backbone, costs, workers=2, memory=1 << 30, speed=SPEED):
     budget = Budget(workers, memory, costs)
-    plans = plan_scales((200, 160), (200, 160), recipe, LAYERS, backbone, budget)
-    return plans, forecast(plans, recipe, LAYERS, backbone, budget, speed)
+    resolved = resolve(recipe, backbone)
+    plans = plan_scales((200, 160), (200, 160), resolved, budget)
+    return plans, forecast(plans, resolved, budget, speed)
 
 
 def test_scales_are_those_of_the_plan(backbone, costs):
@@ -63,7 +71,7 @@ def test_one_piece_costs_no_more_than_itself_and_moves_nothing(backbone, costs):
 def test_graphs_that_are_not_kept_cost_half_as_much_again(backbone, costs):
     plans, needs = needs_of(RECIPE, backbone, costs)
     poor = [replace(plan, kept=0) for plan in plans]
-    other = forecast(poor, RECIPE, LAYERS, backbone, Budget(2, 1 << 30, costs), SPEED)
+    other = forecast(poor, resolve(RECIPE, backbone), Budget(2, 1 << 30, costs), SPEED)
     assert other.scales[-1].flops == pytest.approx(1.5 * needs.scales[-1].flops)
     assert other.worker_bytes < needs.worker_bytes
     assert other.scales[-1].moved > needs.scales[-1].moved
@@ -98,14 +106,15 @@ class CountingPool(SerialPool):
 def test_traffic_is_what_a_step_moves(backbone, costs, kept, monkeypatch):
     monkeypatch.setitem(BACKBONES, "tiny", replace(BACKBONES["embedded"], layers=LAYERS))
     recipe = replace(RECIPE, backbone="tiny")
+    resolved = resolve(recipe, backbone)
     plans, _ = needs_of(recipe, backbone, costs, workers=1)
     plan = replace(plans[-1], kept=kept)
-    needs = forecast([plan], recipe, LAYERS, backbone, Budget(1, 1 << 30, costs), SPEED)
+    needs = forecast([plan], resolved, Budget(1, 1 << 30, costs), SPEED)
     pool = CountingPool(WorkerSpec("cpu", "float32", 1, {"tiny": tiny_state()}))
     pixels = np.random.default_rng(0).random((plan.size[1], plan.size[0], 3), np.float32)
-    style = measure_style(backbone, torch.rand(1, 3, 64, 64), whole_tile(64, 64), (64, 64), LAYERS, torch.float32)
+    style = measure_style(reader_of(backbone), torch.rand(1, 3, 64, 64), whole_tile(64, 64))
     scale = Scale(framed(pixels, plan.size), style.targets, 1, plan.tiles, kept)
-    TiledObjective(scale, recipe, LAYERS, pool).value_and_gradient(torch.from_numpy(scale.content.whole)[None])
+    TiledObjective(scale, resolved, pool).value_and_gradient(torch.from_numpy(scale.content.whole)[None])
     assert needs.scales[0].moved == pytest.approx(pool.counted, rel=1e-3)
 
 
@@ -143,5 +152,5 @@ def test_an_unknown_backbone_is_refused():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_speed_is_measured_and_threads_are_left_as_they_were(backbone, dtype):
     before = torch.get_num_threads()
-    assert measured_speed(backbone, LAYERS, dtype, before + 1) > 1e6
+    assert measured_speed(reader_of(backbone, dtype), before + 1) > 1e6
     assert torch.get_num_threads() == before

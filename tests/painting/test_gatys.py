@@ -7,22 +7,15 @@ import pytest
 import torch
 from tiny_networks import LAYERS, tiny_backbone
 
+from parallel_nst.errors import Diverged
 from parallel_nst.networks.backbones.base import deepest
-from parallel_nst.painting.gatys.objective import (
-    Iteration,
-    LocalObjective,
-    Minimum,
-    StyleSums,
-    cotangents,
-    finish,
-    measure_content,
-    measure_style,
-    minimise,
-    pull_back,
-    total_loss,
-    weighted_mean,
-)
+from parallel_nst.painting.gatys.features import FeatureReader
+from parallel_nst.painting.gatys.minimise import Iteration, Minimum, finish, minimise
+from parallel_nst.painting.gatys.objective import LocalObjective, cotangents, total_loss, weighted_mean
 from parallel_nst.painting.gatys.optimizers import Optimizer, lbfgs, make_optimizer
+from parallel_nst.painting.gatys.style import StyleSums, measure_style
+from parallel_nst.painting.gatys.sums import pull_back
+from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.tiles.geometry import plan_tiles, whole_tile
 from parallel_nst.recipe import LayerWeights, Recipe
 
@@ -37,7 +30,7 @@ def picture(seed, size=(24, 20)):
 
 def style_of(backbone, image, layers=LAYERS):
     size = image.shape[-2:]
-    return measure_style(backbone, image, whole_tile(*size), tuple(size), layers, DTYPE).targets
+    return measure_style(FeatureReader(backbone, layers, DTYPE), image, whole_tile(*size)).targets
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +41,10 @@ def backbone():
 def objective(backbone, style=None, recipe=RECIPE, layers=LAYERS, size=(24, 20)):
     """style: a picture; None: one of its own size."""
     targets = style_of(backbone, picture(1, (30, 30)) if style is None else style, layers)
-    features = measure_content(backbone, picture(2, size), layers.content, DTYPE)
-    return LocalObjective(backbone, targets, features, whole_tile(*size), size, recipe, layers, DTYPE)
+    reader = FeatureReader(backbone, layers, DTYPE)
+    content = reader.read_content(picture(2, size))
+    resolved = resolve(replace(recipe, layers=layers), backbone)
+    return LocalObjective(reader, resolved, targets, content, whole_tile(*size))
 
 
 def loop(loss, start, optimizer, steps):
@@ -77,10 +72,10 @@ def test_gradient_is_the_derivative_of_the_loss(backbone):
 )
 def test_by_halves_the_gradient_is_that_of_autograd(backbone, layers):
     loss, image = objective(backbone, layers=layers), picture(3).requires_grad_()
-    whole = total_loss(loss.sums(image), loss.style, RECIPE, layers)
+    whole = total_loss(loss.sums(image), loss.style, loss.resolved)
     (expected,) = torch.autograd.grad(whole, image)
     sums = loss.sums(image)
-    value, by = cotangents(sums, loss.style, RECIPE, layers)
+    value, by = cotangents(sums, loss.style, loss.resolved)
     torch.testing.assert_close(pull_back(sums, image, by), expected, rtol=1e-12, atol=1e-18)
     assert value == pytest.approx(float(whole.detach()), rel=1e-14)
     assert all(not tensor.requires_grad for tensor in by.tensors)
@@ -102,7 +97,7 @@ def test_sums_over_cores_add_up_to_those_of_the_whole(backbone, size, grid):
     whole = untiled.sums(image)
     total = None
     for tile in tiles:
-        features = measure_content(backbone, cut_in(tile, content), LAYERS.content, DTYPE)
+        features = untiled.reader.read_content(cut_in(tile, content))
         part = replace(untiled, content=features, tile=tile).sums(cut_in(tile, image))
         total = part if total is None else total + part
     assert total.positions == whole.positions and total.elements == whole.elements == image.numel()
@@ -115,7 +110,7 @@ def test_a_style_measured_in_tiles_is_the_style_measured_whole(backbone, size, g
     layer = deepest(backbone, {**LAYERS.style, **LAYERS.content})
     tiles = plan_tiles(*size, grid, halo=layer.margin, align=layer.stride)
     image = picture(3, size)
-    parts = [measure_style(backbone, cut_in(tile, image), tile, size, LAYERS, DTYPE) for tile in tiles]
+    parts = [measure_style(FeatureReader(backbone, LAYERS, DTYPE), cut_in(tile, image), tile) for tile in tiles]
     found, expected = sum_of(parts).targets, style_of(backbone, image)
     for name in LAYERS.style:
         torch.testing.assert_close(found.grams[name], expected.grams[name], rtol=1e-12, atol=1e-15)
@@ -204,8 +199,8 @@ def test_a_tile_is_judged_by_its_core_alone(backbone):
     """What lies around it is context: it counts as far as the layers see, and not beyond."""
     size = (64, 64)
     tile = plan_tiles(*size, (2, 2), halo=24, align=4)[0]
-    content = measure_content(backbone, cut_in(tile, picture(2, size)), LAYERS.content, DTYPE)
-    loss = replace(objective(backbone, size=size), content=content, tile=tile)
+    loss = objective(backbone, size=size)
+    loss = replace(loss, content=loss.reader.read_content(cut_in(tile, picture(2, size))), tile=tile)
     image = cut_in(tile, picture(3, size))
     _, gradient = loss.value_and_gradient(image)
     reach = deepest(backbone, {**LAYERS.style, **LAYERS.content}).margin
@@ -264,3 +259,30 @@ def test_the_loop_goes_on_where_it_was_stopped(backbone):
 def test_same_start_same_result(backbone):
     results = [loop(objective(backbone), picture(2), lbfgs(5), 10)[1] for _ in range(2)]
     assert torch.equal(results[0].image, results[1].image)
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "adam"])
+def test_a_loss_that_never_is_a_number_is_an_error_at_once(name):
+    """Of weights that are not finite, say: no step leads away from there."""
+    broken = tiny_backbone()
+    broken.blocks[0].module.weight[0, 0, 0, 0] = math.nan
+    optimizer = make_optimizer(Recipe(optimizer=name))
+    steps = minimise(objective(broken), Iteration.start(picture(3), optimizer.init(picture(3))), optimizer, 5)
+    with pytest.raises(Diverged, match="loss is nan") as caught:
+        next(steps)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_end_without_any_loss_is_an_error(backbone):
+    nowhere = torch.full_like(picture(3), math.nan)
+    with pytest.raises(Diverged):
+        finish(objective(backbone), Iteration.start(nowhere, None))
+
+
+def test_a_loss_that_is_lost_on_the_way_is_none(backbone):
+    """What was found before it is kept."""
+    loss, start = objective(backbone), picture(2)
+    steps = iter([start * math.nan])
+    optimizer = Optimizer(lambda image: None, lambda state, image, value, gradient: (next(steps, start), state))
+    _, best = loop(loss, start, optimizer, 4)
+    assert math.isfinite(best.loss)

@@ -267,8 +267,8 @@ def test_the_way_of_tiling_follows_from_the_memory(monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_memory_is_counted_as_it_is_used(name, dtype, monkeypatch):
     """But for what does not grow with a picture: blocks, strips and spare."""
-    for where in ("generator_runs.SPARE", "convolutions.STRIP", "moments.IN_CACHE"):
-        monkeypatch.setattr(f"parallel_nst.networks.{where}", 1 << 13)
+    for where in ("painting.generators.runs.SPARE", "networks.convolutions.STRIP", "networks.moments.IN_CACHE"):
+        monkeypatch.setattr(f"parallel_nst.{where}", 1 << 13)
     generator = prepare(narrow(name), dtype=dtype)
     content = picture(331, 270, dtype=torch.float32)
     style = style_for(generator, torch.float32)

@@ -7,21 +7,17 @@ import numpy as np
 import pytest
 import torch
 from scattered import Scattered
-from tiny_networks import LAYERS, tiny_state
+from tiny_networks import LAYERS, tiny_resolved, tiny_state
 
-from parallel_nst.painting.gatys.objective import LocalObjective, measure_content
-from parallel_nst.painting.independent import (
-    Blended,
-    first_exchange,
-    measured_grams,
-    own_targets,
-    shares,
-    stylize_independent,
-    stylize_synchronised,
-    tile_targets,
-)
+from parallel_nst.painting.gatys.features import reader_on
+from parallel_nst.painting.gatys.objective import LocalObjective
+from parallel_nst.painting.independent.alone import Alone
+from parallel_nst.painting.independent.blended import blended
+from parallel_nst.painting.independent.synchronised import Synchronised
+from parallel_nst.painting.independent.targets import MeasureGrams, measured_grams, own_targets, shares, tile_targets
+from parallel_nst.painting.independent.tasks import OptimisedTile, OptimiseTile, PackState
 from parallel_nst.painting.planning.scales import Framed, Scale
-from parallel_nst.painting.tasks import MeasureGrams, MeasureStyle, OptimisedTile, OptimiseTile
+from parallel_nst.painting.style_targets import MeasureStyle
 from parallel_nst.painting.tiles.geometry import gather, plan_tiles, whole_tile
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers.pool import SerialPool, only
@@ -31,6 +27,17 @@ SPEC = WorkerSpec("cpu", "float32", 1, {"embedded": tiny_state()})
 RECIPE = Recipe(tiling=TilingSpec(mode="independent", overlap=8))
 PLAIN = replace(RECIPE, tiling=replace(RECIPE.tiling, targets="plain"))
 SIZE = (48, 64)  # with its frame
+
+
+def unheard(index, progress):
+    """A report to nobody."""
+
+
+def alone(pixels, cut, recipe, pool, report=unheard):
+    """What comes of tiles that are optimised each by itself."""
+    mode = Alone(cut, tiny_resolved(recipe), pool)
+    (*_, end) = mode.states(mode.start(pixels), report)
+    return mode.result(end)
 
 
 def every(steps, recipe=RECIPE):
@@ -58,7 +65,7 @@ def pixels(content):
 @pytest.fixture(scope="module")
 def style(pool):
     image = np.random.default_rng(1).random((3, 40, 40), np.float32)
-    return only(pool.map([MeasureStyle(image, whole_tile(40, 40), (40, 40), "embedded", LAYERS)])).targets
+    return only(pool.map([MeasureStyle(image, whole_tile(40, 40), tiny_resolved())])).targets
 
 
 @pytest.fixture
@@ -72,7 +79,7 @@ def scale(content, style):
 @pytest.mark.parametrize("grid", [(1, 2), (2, 2), (3, 4)])
 def test_the_mean_of_the_own_targets_is_the_style(pool, scale, pixels, grid):
     cut = scale(grid)
-    targets = tile_targets(cut, RECIPE, measured_grams(pixels, cut, RECIPE, LAYERS, pool))
+    targets = tile_targets(cut, tiny_resolved(RECIPE), measured_grams(pixels, cut, tiny_resolved(RECIPE), pool))
     for name in LAYERS.style:
         mean = sum(share * target[name] for share, target in zip(shares(cut.tiles), targets, strict=True))
         torch.testing.assert_close(mean, cut.style.grams[name], rtol=1e-5, atol=1e-6, check_dtype=False)
@@ -80,10 +87,8 @@ def test_the_mean_of_the_own_targets_is_the_style(pool, scale, pixels, grid):
 
 def test_tiles_that_differ_get_targets_that_differ_alike(pool, scale, pixels):
     cut = scale((1, 2))
-    targets = tile_targets(cut, RECIPE, measured_grams(pixels, cut, RECIPE, LAYERS, pool))
-    grams = dict(
-        pool.map([MeasureGrams(gather(pixels, t.read), t.written, SIZE, "embedded", LAYERS) for t in cut.tiles])
-    )
+    targets = tile_targets(cut, tiny_resolved(RECIPE), measured_grams(pixels, cut, tiny_resolved(RECIPE), pool))
+    grams = dict(pool.map([MeasureGrams(gather(pixels, t.read), t.written, tiny_resolved()) for t in cut.tiles]))
     for name in LAYERS.style:
         torch.testing.assert_close(
             targets[0][name] - targets[1][name],
@@ -101,13 +106,13 @@ def test_a_picture_that_has_the_style_leaves_its_tiles_as_they_are():
 
 def test_plain_targets_are_the_styles_and_cost_no_measuring(scale, pixels):
     pool, cut = Scattered(SPEC), scale((2, 2))
-    grams = measured_grams(pixels, cut, PLAIN, LAYERS, pool)
+    grams = measured_grams(pixels, cut, tiny_resolved(PLAIN), pool)
     assert pool.tasks == []
-    assert tile_targets(cut, PLAIN, grams) == [cut.style.grams] * 4
+    assert tile_targets(cut, tiny_resolved(PLAIN), grams) == [cut.style.grams] * 4
 
 
 def test_plain_and_own_targets_paint_different_pictures(pool, scale, pixels):
-    own, plain = (stylize_independent(pixels, scale((1, 2)), recipe, LAYERS, pool) for recipe in (RECIPE, PLAIN))
+    own, plain = (alone(pixels, scale((1, 2)), recipe, pool) for recipe in (RECIPE, PLAIN))
     assert not np.allclose(own.pixels, plain.pixels, atol=1e-3)
 
 
@@ -123,68 +128,64 @@ def test_shares_are_of_cores(scale, grid):
 
 def test_one_tile_is_the_untiled_optimisation(pool, scale, pixels, content):
     cut = scale((1, 1))
-    task = OptimiseTile(content.whole, pixels, cut.style, LAYERS, RECIPE, whole_tile(*SIZE), SIZE, cut.steps)
+    task = OptimiseTile(content.whole, pixels, cut.style, tiny_resolved(RECIPE), whole_tile(*SIZE), cut.steps)
     untiled = only(pool.map([task]))
-    result = stylize_independent(pixels, cut, RECIPE, LAYERS, pool)
+    result = alone(pixels, cut, RECIPE, pool)
     np.testing.assert_allclose(result.pixels, untiled.pixels, atol=1e-6)
     assert result.loss == untiled.loss
 
 
 def test_every_tile_reports_all_its_steps(pool, scale, pixels):
     seen = []
-    stylize_independent(pixels, scale((2, 2)), RECIPE, LAYERS, pool, lambda i, p: seen.append((i, p.step)))
+    alone(pixels, scale((2, 2)), RECIPE, pool, lambda i, p: seen.append((i, p.step)))
     assert seen == [(tile, step) for tile in range(4) for step in range(1, 5)]
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, PLAIN])
 def test_results_in_any_order_blend_to_the_same_picture(pool, scale, pixels, recipe):
-    expected = stylize_independent(pixels, scale((2, 3)), recipe, LAYERS, pool)
+    expected = alone(pixels, scale((2, 3)), recipe, pool)
     for seed in range(3):
-        result = stylize_independent(pixels, scale((2, 3)), recipe, LAYERS, Scattered(SPEC, 3, 0.5, seed))
-        np.testing.assert_allclose(result.pixels, expected.pixels, atol=1e-6)
-        assert result.loss == expected.loss
+        result = alone(pixels, scale((2, 3)), recipe, Scattered(SPEC, 3, 0.5, seed))
+        assert np.array_equal(result.pixels, expected.pixels) and result.loss == expected.loss
 
 
 def test_tiles_that_were_done_are_not_done_again(scale, pixels):
-    pool, cut, found, seen = Scattered(SPEC, 2), scale((2, 3)), {}, []
-    expected = stylize_independent(pixels, cut, RECIPE, LAYERS, pool, on_tile=found.__setitem__)
-    assert sorted(found) == list(range(6))
-    done = {index: found[index] for index in (4, 0, 3)}
+    pool, cut, seen = Scattered(SPEC, 2), scale((2, 3)), []
+    mode = Alone(cut, tiny_resolved(RECIPE), pool)
+    (*_, whole) = mode.states(mode.start(pixels), unheard)
+    assert sorted(whole.results) == list(range(6))
     pool.tasks = []
-    result = stylize_independent(
-        pixels, cut, RECIPE, LAYERS, pool, lambda i, p: seen.append(i), done, lambda i, _: seen.append(i)
-    )
+    start = replace(whole, results={index: whole.results[index] for index in (4, 0, 3)})
+    assert start.done == [4, 0, 0, 4, 4, 0] and start.step is None
+    states = list(mode.states(start, lambda index, progress: seen.append(index)))
+    assert [len(state.results) for state in states] == [4, 5, 6] and set(seen) == {1, 2, 5}
     assert sum(isinstance(task, OptimiseTile) for task in pool.tasks) == 3
-    assert set(seen) == {1, 2, 5}
-    np.testing.assert_allclose(result.pixels, expected.pixels, atol=1e-6)
-    assert result.loss == pytest.approx(expected.loss, rel=1e-12)
+    result, expected = mode.result(states[-1]), mode.result(whole)
+    assert np.array_equal(result.pixels, expected.pixels) and result.loss == expected.loss
 
 
-def test_the_loss_is_the_mean_over_cores_and_late_tiles_leave_no_pixel_out(scale):
+def test_the_loss_is_the_mean_over_cores_and_no_pixel_is_left_out(scale):
     cut = scale((1, 2))
-    blend = Blended(cut, 8)
-    for tile, loss in zip(cut.tiles, (1.0, 3.0), strict=True):
-        blend.add(tile.index, OptimisedTile(np.ones((3, tile.read.height, tile.read.width), np.float32), loss))
-    result = blend.result()
+    tiles = [
+        OptimisedTile(np.ones((3, tile.read.height, tile.read.width), np.float32), loss)
+        for tile, loss in zip(cut.tiles, (1.0, 3.0), strict=True)
+    ]
+    result = blended(cut, 8, tiles)
     assert result.loss == pytest.approx(2) and result.blend_seconds >= 0
     np.testing.assert_allclose(result.pixels, 1, atol=1e-6)
-
-
-def test_half_a_picture_is_no_result(scale):
-    cut = scale((1, 2))
-    blend = Blended(cut, 8)
-    first = cut.tiles[0]
-    blend.add(0, OptimisedTile(np.ones((3, first.read.height, first.read.width), np.float32), 1.0))
-    with pytest.raises(ValueError, match="cover"):
-        blend.result()
+    with pytest.raises(ValueError):  # half a picture is no result
+        blended(cut, 8, tiles[:1])
 
 
 # Synchronised
 
 
-def synchronised(pixels, cut, recipe, pool, start=None, **watch):
-    start = start or first_exchange(pixels, cut, recipe, LAYERS, pool)
-    return stylize_synchronised(start, cut, recipe, LAYERS, pool, **watch)
+def synchronised(pixels, cut, recipe, pool, snapshot=None, report=unheard):
+    """The result, and all states on the way to it."""
+    mode = Synchronised(cut, tiny_resolved(recipe), pool)
+    start = mode.restored(snapshot) if snapshot else mode.start(pixels)
+    states = list(mode.states(start, report))
+    return mode.result(states[-1] if states else start), states
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 3)])
@@ -192,70 +193,58 @@ def synchronised(pixels, cut, recipe, pool, start=None, **watch):
 @pytest.mark.parametrize("steps", [4, 99])
 def test_an_exchange_at_the_end_only_is_none(pool, scale, pixels, grid, optimizer, steps):
     recipe = every(steps, replace(RECIPE, optimizer=optimizer))
-    alone = stylize_independent(pixels, scale(grid), recipe, LAYERS, pool)
-    result = synchronised(pixels, scale(grid), recipe, pool)
-    assert np.array_equal(result.pixels, alone.pixels) and result.loss == alone.loss
+    expected = alone(pixels, scale(grid), recipe, pool)
+    result, _ = synchronised(pixels, scale(grid), recipe, pool)
+    assert np.array_equal(result.pixels, expected.pixels) and result.loss == expected.loss
 
 
 @pytest.mark.parametrize("every_", [1, 2, 3, 5])
 def test_exchanges_fall_where_they_should_and_every_tile_reports_every_step(pool, scale, pixels, every_):
-    steps, seen = [], []
-    synchronised(
-        pixels,
-        scale((1, 2), 5),
-        every(every_),
-        pool,
-        on_exchange=lambda exchange: steps.append(exchange.step),
-        on_progress=lambda index, progress: seen.append((index, progress.step)),
-    )
+    seen = []
+    report = lambda index, progress: seen.append((index, progress.step))  # noqa: E731
+    _, states = synchronised(pixels, scale((1, 2), 5), every(every_), pool, report=report)
+    steps = [state.step for state in states]
     assert steps == [*range(every_, 5, every_), 5]
     assert sorted(seen) == [(tile, step) for tile in range(2) for step in range(1, 6)]
 
 
 @pytest.mark.parametrize("recipe", [every(2), every(2, PLAIN), every(1, replace(RECIPE, optimizer="adam"))])
 def test_the_same_picture_whatever_the_order(pool, scale, pixels, recipe):
-    expected = synchronised(pixels, scale((1, 3), 5), recipe, pool)
+    expected, _ = synchronised(pixels, scale((1, 3), 5), recipe, pool)
     for seed in range(2):
-        result = synchronised(pixels, scale((1, 3), 5), recipe, Scattered(SPEC, 2, seed=seed))
+        result, _ = synchronised(pixels, scale((1, 3), 5), recipe, Scattered(SPEC, 2, seed=seed))
         assert np.array_equal(result.pixels, expected.pixels) and result.loss == expected.loss
 
 
 @pytest.mark.parametrize("recipe", [every(2), every(2, PLAIN), every(1, replace(RECIPE, optimizer="adam"))])
 def test_from_every_exchange_the_run_goes_on_as_if_undisturbed(scale, pixels, recipe):
-    kept, cut = [], scale((1, 3), 7)
-    expected = synchronised(
-        pixels,
-        cut,
-        recipe,
-        Scattered(SPEC, 2),
-        on_exchange=lambda exchange: kept.append(pickle.dumps(exchange)),
-        wants_states=lambda step: True,
-    )
+    cut = scale((1, 3), 7)
+    mode = Synchronised(cut, tiny_resolved(recipe), Scattered(SPEC, 2))
+    kept, state = [], None
+    for state in mode.states(mode.start(pixels), unheard):
+        assert all(packed is not None for packed in state.states()) == (state.step < 7)  # nobody needs the last ones
+        kept.append(pickle.dumps(state.snapshot(0)))
+    expected = mode.result(state)
     assert len(kept) > 2
-    for exchange in map(pickle.loads, kept):
-        assert all(exchange.states) == (0 < exchange.step < 7)  # after the last step nobody needs them
-        result = synchronised(pixels, cut, recipe, Scattered(SPEC, 3), exchange)
+    for snapshot in map(pickle.loads, kept):
+        result, _ = synchronised(pixels, cut, recipe, Scattered(SPEC, 3), snapshot)
         assert np.array_equal(result.pixels, expected.pixels) and result.loss == expected.loss
 
 
-def test_states_travel_only_when_they_are_wanted(scale, pixels):
-    pool, states = Scattered(SPEC, 2), {}
-    synchronised(
-        pixels,
-        scale((1, 2), 6),
-        every(2),
-        pool,
-        on_exchange=lambda exchange: states.__setitem__(exchange.step, exchange.states),
-        wants_states=lambda step: step == 4,
-    )
-    assert states[2] == states[6] == [None, None] and all(states[4])
-    assert all(task.state is None for task in pool.tasks if isinstance(task, OptimiseTile))
+def test_states_travel_only_when_they_are_asked_for(scale, pixels):
+    pool, cut = Scattered(SPEC, 2), scale((1, 2), 6)
+    mode = Synchronised(cut, tiny_resolved(every(2)), pool)
+    for state in mode.states(mode.start(pixels), unheard):
+        if state.step == 4:
+            assert all(state.states())
+    assert sum(isinstance(task, PackState) for task in pool.tasks) == 2
+    assert all(task.round.state is None for task in pool.tasks if isinstance(task, OptimiseTile))
 
 
 @pytest.mark.parametrize("loss", [0.3, 1.0])
 def test_a_lost_worker_costs_what_its_optimiser_had_learnt_and_no_more(scale, pixels, content, loss):
     cut = scale((2, 2), 8)
-    result = synchronised(pixels, cut, every(2), Scattered(SPEC, 3, loss))
+    result, _ = synchronised(pixels, cut, every(2), Scattered(SPEC, 3, loss))
     before, after = ((whole_loss(content, cut, image), np.isfinite(image).all()) for image in (pixels, result.pixels))
     assert after[1] and after[0] < before[0]
 
@@ -263,9 +252,9 @@ def test_a_lost_worker_costs_what_its_optimiser_had_learnt_and_no_more(scale, pi
 def whole_loss(content, cut, image):
     """Of a picture as one objective."""
     worker = Worker(SPEC)
-    backbone = worker.backbone("embedded")
-    features = measure_content(backbone, worker.image(content.whole), LAYERS.content, torch.float32)
-    loss = LocalObjective(backbone, cut.style, features, whole_tile(*SIZE), SIZE, RECIPE, LAYERS, torch.float32)
+    reader = reader_on(worker, tiny_resolved(RECIPE))
+    features = reader.read_content(worker.image(content.whole))
+    loss = LocalObjective(reader, tiny_resolved(RECIPE), cut.style, features, whole_tile(*SIZE))
     return loss.value(worker.image(image))
 
 
@@ -274,7 +263,7 @@ def test_own_targets_follow_the_tiles(scale, pixels):
     pool, cut = Scattered(SPEC, 2), scale((1, 2), 4)
     synchronised(pixels, cut, every(2), pool)
     share = shares(cut.tiles)
-    first, second = ([t for t in pool.tasks if isinstance(t, OptimiseTile) and t.done == done] for done in (0, 2))
+    first, second = ([t for t in pool.tasks if isinstance(t, OptimiseTile) and t.round.done == done] for done in (0, 2))
     for name in LAYERS.style:
         early, late = (
             sum(share[task.tile.index] * task.style.grams[name] for task in tasks) for tasks in (first, second)

@@ -12,8 +12,9 @@ from public_networks import NETWORKS, network_of
 from tiny_networks import LAYERS, WIDTHS, tiny_backbone
 from torch.utils.flop_counter import FlopCounterMode
 
+from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.losses import gram_sums
-from parallel_nst.painting.gatys.objective import measure_content, measure_sums, pull_back
+from parallel_nst.painting.gatys.sums import measure_sums, pull_back
 from parallel_nst.painting.planning.profile import (
     LiveBytes,
     Passes,
@@ -117,7 +118,7 @@ def test_planning_loads_no_compiler():
 
 def test_content_is_what_the_features_take(costs, backbone):
     dtype, measured = costs
-    ((name, feature),) = measure_content(backbone, torch.rand(1, 3, 64, 64), LAYERS.content, dtype).items()
+    ((name, feature),) = FeatureReader(backbone, LAYERS, dtype).read_content(torch.rand(1, 3, 64, 64)).items()
     assert measured.content * 64 * 64 == feature.numel() * feature.element_size()
     assert name in LAYERS.content
 
@@ -134,12 +135,13 @@ def test_bytes_agree_with_the_passes_of_a_run(costs, backbone, grid, least):
     size = 384, 384
     tile = plan_tiles(*size, grid, halo=40, align=4)[0]
     pixels = torch.rand(1, 3, tile.read.height, tile.read.width)
-    content = measure_content(backbone, pixels, LAYERS.content, dtype)
+    reader = FeatureReader(backbone, LAYERS, dtype)
+    content = reader.read_content(pixels)
     with torch.no_grad(), LiveBytes() as passed:
-        measure_sums(backbone, pixels, content, tile, size, LAYERS, dtype)
+        measure_sums(reader, pixels, content, tile)
     pixels.requires_grad_()
     with LiveBytes() as live:
-        sums = measure_sums(backbone, pixels, content, tile, size, LAYERS, dtype)
+        sums = measure_sums(reader, pixels, content, tile)
         graph = live.now
         pull_back(sums, pixels, sums.holding([torch.ones_like(value) for value in sums.tensors]))
     for name, real in (("graph", graph), ("peak", live.most), ("forward_peak", passed.most)):

@@ -2,16 +2,18 @@
 
 import itertools
 import pickle
+import weakref
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 from scattered import Scattered
-from tiny_networks import LAYERS, tiny_state
+from tiny_networks import LAYERS, tiny_resolved, tiny_state
 
 from parallel_nst.painting.planning.scales import FRAME, Framed, Scale, ScalePlan
-from parallel_nst.painting.scale_run import Beginning, Stage, Watch, exchange_of, finished_tiles
-from parallel_nst.painting.tasks import MeasureStyle
+from parallel_nst.painting.scale_run import RunCallbacks, ScaleRun
+from parallel_nst.painting.style_targets import MeasureStyle
+from parallel_nst.painting.stylize import last, mode_of
 from parallel_nst.painting.tiles.geometry import plan_tiles, whole_tile
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers.pool import SerialPool, only
@@ -36,7 +38,7 @@ class Seen:
     packed: list = field(default_factory=list)
 
     def watch(self, previews=0, snapshots=0):
-        return Watch(
+        return RunCallbacks(
             self.status.append,
             previews,
             lambda pixels: self.previews.append(pixels.copy()),
@@ -62,13 +64,23 @@ def paint():
     rng = np.random.default_rng(0)
     content = Framed(rng.random((HEIGHT, WIDTH, 3), np.float32))
     image = rng.random((3, 40, 40), np.float32)
-    style = only(pool.map([MeasureStyle(image, whole_tile(40, 40), (40, 40), "embedded", LAYERS)])).targets
+    style = only(pool.map([MeasureStyle(image, whole_tile(40, 40), tiny_resolved())])).targets
 
     def run(recipe, steps=(6,), number=0, watch=None, snapshot=None, pool=pool, grid=(1, 3)):
         plans = [plan(recipe, count, grid) for count in steps]
-        scale = Scale(content, style, plans[number].steps, plans[number].tiles)
-        begin = Beginning(snapshot=snapshot) if snapshot else Beginning(content.whole)
-        return Stage(plans, number, watch or Watch()).run(begin, scale, recipe, LAYERS, pool)
+        mode = mode_for(plans[number], recipe, pool)
+        start = mode.restored(snapshot) if snapshot else mode.start(content.whole)
+        return mode.result(last(ScaleRun(plans, number, watch or RunCallbacks()).states(mode, start)))
+
+    def mode_for(scale_plan, recipe, pool=pool):
+        scale = Scale(content, style, scale_plan.steps, scale_plan.tiles)
+        return mode_of(scale_plan, scale, tiny_resolved(recipe), pool)
+
+    def states(recipe):
+        mode = mode_for(plan(recipe, 6), recipe)
+        return ScaleRun([plan(recipe, 6)], 0, RunCallbacks()).states(mode, mode.start(content.whole))
+
+    run.mode_for, run.states = mode_for, states
 
     return run
 
@@ -90,11 +102,10 @@ def test_from_every_snapshot_a_scale_goes_on_to_the_same_bits(paint, recipe):
 def test_from_every_tile_a_scale_of_independent_tiles_goes_on(paint):
     seen = Seen()
     expected = paint(ALONE, watch=seen.watch(snapshots=1), grid=(2, 3))
-    assert [len(finished_tiles(snapshot)) for snapshot in seen.snapshots] == [1, 2, 3, 4, 5, 6]
+    assert [len(snapshot.under("tile")) for snapshot in seen.snapshots] == [1, 2, 3, 4, 5, 6]
     for snapshot in seen.snapshots:
         result = paint(ALONE, snapshot=snapshot, grid=(2, 3))
-        np.testing.assert_allclose(result.pixels, expected.pixels, atol=1e-6)
-        assert result.loss == expected.loss
+        assert np.array_equal(result.pixels, expected.pixels) and result.loss == expected.loss
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
@@ -122,9 +133,9 @@ def test_an_exchange_is_taken_up_whole(paint):
     seen = Seen()
     paint(SYNCHRONISED, watch=seen.watch(snapshots=4))
     (snapshot,) = seen.snapshots
-    exchange = exchange_of(snapshot, 3)
+    exchange = paint.mode_for(plan(SYNCHRONISED, 6), SYNCHRONISED).restored(snapshot)
     assert exchange.step == snapshot.step == 4 and exchange.pixels.shape == (3, HEIGHT + 2 * FRAME, WIDTH + 2 * FRAME)
-    assert all(set(grams) == set(LAYERS.style) for grams in exchange.grams) and all(exchange.states)
+    assert all(set(grams) == set(LAYERS.style) for grams in exchange.grams) and all(exchange.states())
 
 
 # What a watch is told, and when
@@ -216,8 +227,10 @@ def test_a_preview_shows_the_tiles_of_before_too(paint):
         assert np.array_equal(earlier, later)
 
 
-def test_a_beginning_is_let_go_of_once_it_is_taken():
-    begin = Beginning(np.zeros(3), "state")
-    taken = begin.taken()
-    assert taken.pixels is not None and taken.state == "state"
-    assert begin.pixels is begin.state is begin.snapshot is None
+@pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
+def test_what_a_scale_begins_with_is_let_go_of_with_the_first_step(paint, recipe):
+    """So that a large picture's memory is held for no longer than it serves."""
+    states = paint.states(recipe)
+    start = weakref.ref(next(states))
+    next(states)
+    assert start() is None

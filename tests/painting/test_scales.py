@@ -13,9 +13,7 @@ from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.scales import (
     FRAME,
-    Budget,
     Framed,
-    chosen_layers,
     final_size,
     first_image,
     framed,
@@ -24,7 +22,10 @@ from parallel_nst.painting.planning.scales import (
     settled,
     unframed,
 )
-from parallel_nst.painting.tiles.geometry import Rect, borders
+from parallel_nst.painting.planning.tilings import Budget
+from parallel_nst.painting.resolved import resolve
+from parallel_nst.painting.tiles.geometry import Rect
+from parallel_nst.painting.tiles.seams import borders
 from parallel_nst.recipe import LayerWeights, Recipe, TilingSpec
 
 RECIPE = Recipe(size=48, steps=2, step_growth=0.5, scales=2, layers=LAYERS, tiling=TilingSpec(tiles="4", whole=40))
@@ -38,7 +39,7 @@ def budget(workers=2, memory=PLENTY):
 
 
 def plans(size, recipe=RECIPE, style=(50, 50), **more):
-    return plan_scales(size, style, recipe, LAYERS, tiny_backbone(), budget(**more))
+    return plan_scales(size, style, resolve(recipe, tiny_backbone()), budget(**more))
 
 
 def pixels_of(height, width, seed=0):
@@ -126,13 +127,14 @@ def test_work_counts_every_px_that_is_read():
 
 def test_a_recipe_without_layers_takes_the_backbones_own():
     five_blocks = build_backbone("embedded", tiny_state(widths=((2, 2), (2, 2), (2, 2, 2), (2, 2, 2), (2, 2))))
-    own = chosen_layers(replace(RECIPE, layers=LayerWeights(content={"relu1_1": 1.0})), five_blocks)
+    resolved = resolve(replace(RECIPE, layers=LayerWeights(content={"relu1_1": 1.0})), five_blocks)
+    own = resolved.layers
     assert "relu5_1" in own.style and own.content == {"relu1_1": 1.0}
 
 
 def test_an_unknown_layer_is_refused():
     with pytest.raises(ValueError, match="'relu8_1'"):
-        chosen_layers(replace(RECIPE, layers=LayerWeights(style={"relu8_1": 1.0})), tiny_backbone())
+        resolve(replace(RECIPE, layers=LayerWeights(style={"relu8_1": 1.0})), tiny_backbone())
 
 
 def test_the_first_image_is_what_was_asked_for():
@@ -201,7 +203,7 @@ def test_no_scale_has_more_tiles_than_were_announced(tiles, mode, size):
 
 def test_independent_tiles_that_were_chosen_are_written_down():
     def settle(recipe, workers=3):
-        return settled((900, 700), recipe, LAYERS, tiny_backbone(), budget(workers))
+        return settled((900, 700), resolve(recipe, tiny_backbone()), budget(workers)).recipe
 
     found = settle(LARGE)
     assert found.tiling.tiles != "auto" and replace(found, tiling=replace(found.tiling, tiles="auto")) == LARGE

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from parallel_nst.painting import snapshots
-from parallel_nst.painting.snapshots import FORMAT, Snapshot, load_snapshot, prefixed, save_snapshot
+from parallel_nst.painting.named_tensors import prefixed
+from parallel_nst.painting.snapshots import FORMAT, Snapshot, load_snapshot, save_snapshot
 
 SNAPSHOT = Snapshot(
     scale=3,

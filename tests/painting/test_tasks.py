@@ -6,18 +6,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_networks import LAYERS, tiny_state
+from tiny_networks import LAYERS, tiny_resolved, tiny_state
 
 from parallel_nst.networks.backbones.base import deepest
+from parallel_nst.painting.exact.tasks import GramSums, ImageGradient, Piece
 from parallel_nst.painting.gatys.objective import cotangents
-from parallel_nst.painting.tasks import GramSums, ImageGradient, MeasureGrams, MeasureStyle, OptimiseTile, Piece
+from parallel_nst.painting.independent.targets import MeasureGrams
+from parallel_nst.painting.independent.tasks import OptimiseTile, PackState, Round
+from parallel_nst.painting.style_targets import MeasureStyle
 from parallel_nst.painting.tiles.geometry import gather, plan_tiles, whole_tile
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.pool import Here, SerialPool, only, run_here
 from parallel_nst.workers.worker import Worker, WorkerSpec
 
 SPEC = WorkerSpec(device="cpu", dtype="float32", threads=1, weights={"embedded": tiny_state()})
-RECIPE = Recipe(tv_weight=0.1)
+RESOLVED = tiny_resolved(Recipe(tv_weight=0.1))
 
 
 def picture(seed, height=24, width=20):
@@ -26,21 +29,28 @@ def picture(seed, height=24, width=20):
 
 def measure_style(pixels, spec=SPEC):
     size = pixels.shape[1:]
-    return only(SerialPool(spec).map([MeasureStyle(pixels, whole_tile(*size), size, "embedded", LAYERS)])).targets
+    return only(SerialPool(spec).map([MeasureStyle(pixels, whole_tile(*size), RESOLVED)])).targets
 
 
 def run(task, worker=None):
     return run_here(worker or Worker(SPEC), 0, task, None)
 
 
-def tile_task(steps=3, **more):
-    where = whole_tile(24, 20), (24, 20)
-    return OptimiseTile(picture(2), picture(2), measure_style(picture(1)), LAYERS, Recipe(), *where, steps, **more)
+def tile_task(steps=3, optimizer="lbfgs", **part):
+    """part: of the round, if there is one."""
+    resolved = tiny_resolved(Recipe(optimizer=optimizer))
+    round_ = Round(**part) if part else None
+    return OptimiseTile(picture(2), picture(2), measure_style(picture(1)), resolved, whole_tile(24, 20), steps, round_)
+
+
+def left(worker, index=0, series="one"):
+    """What is left of a tile's optimiser there, packed."""
+    return run(PackState(series, index), worker)
 
 
 def grams_of(pixels):
     size = pixels.shape[1:]
-    return run(MeasureGrams(pixels, whole_tile(*size), size, "embedded", LAYERS))
+    return run(MeasureGrams(pixels, whole_tile(*size), RESOLVED))
 
 
 # Measures and whole optimisations
@@ -49,7 +59,7 @@ def grams_of(pixels):
 def test_tasks_travel():
     task = tile_task(steps=1)
     there = pickle.loads(pickle.dumps(task))
-    assert there.recipe == task.recipe
+    assert there.resolved == task.resolved
     assert np.array_equal(run(there).pixels, run(task).pixels)
 
 
@@ -68,7 +78,9 @@ def test_read_only_arrays_do():
 
 def test_progress_counts_the_steps_of_the_whole_optimisation():
     seen = []
-    run_here(Worker(SPEC), 5, tile_task(7, done=2, until=4), lambda index, event: seen.append((index, event)))
+    run_here(
+        Worker(SPEC), 5, tile_task(7, series="", done=2, until=4), lambda index, event: seen.append((index, event))
+    )
     assert [(index, event.step, event.steps) for index, event in seen] == [(5, 3, 7), (5, 4, 7)]
 
 
@@ -88,51 +100,60 @@ def test_bfloat16_comes_near_float32():
 def test_without_a_series_nothing_is_left_and_nothing_is_measured():
     worker = Worker(SPEC)
     result = run(tile_task(), worker)
-    assert worker.left_by("") == {} and result.grams == {} and result.state is None
+    assert worker.left_by("") == {} and result.grams == {} and left(worker, series="") is None
 
 
 # A tile in several goes
 
 
+def after(task, pixels, **part):
+    """The same tile's next round, from these pixels."""
+    return replace(task, start=pixels, round=replace(task.round, **part))
+
+
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
 def test_a_state_that_travels_is_as_good_as_one_that_stays(optimizer):
-    task = replace(tile_task(9, series="one", until=3, wants_state=True), recipe=Recipe(optimizer=optimizer))
+    task = tile_task(9, optimizer, series="one", done=0, until=3)
     stays = Worker(SPEC)
     first = run(task, stays)
-    state = pickle.dumps(first.state)
-    rest = replace(task, start=first.pixels, done=3, until=9, wants_state=False)
-    here, there, fresh = run(rest, stays), run(replace(rest, state=pickle.loads(state))), run(rest)
+    state = pickle.dumps(left(stays))
+    rest = after(task, first.pixels, done=3, until=9)
+    there = run(after(rest, first.pixels, state=pickle.loads(state)))
+    here, fresh = run(rest, stays), run(rest)
     assert np.array_equal(here.pixels, there.pixels) and here.loss == there.loss
     assert not np.array_equal(here.pixels, fresh.pixels)
+    assert left(stays) is None  # after the last round nobody needs it
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
 def test_a_task_can_be_run_again_though_its_optimiser_works_in_place(optimizer):
-    """Neither the state that it was given nor the one that it gave is changed by what comes later."""
-    task = replace(tile_task(9, series="one", until=3, wants_state=True), recipe=Recipe(optimizer=optimizer))
+    """Neither the state that it was given nor the one that was packed is changed by what comes later."""
+    task = tile_task(9, optimizer, series="one", done=0, until=3)
     worker = Worker(SPEC)
     first = run(task, worker)
-    given = pickle.dumps(first.state)
-    rest = replace(task, start=first.pixels, done=3, until=9, state=first.state)
+    packed = left(worker)
+    given = pickle.dumps(packed)
+    rest = after(task, first.pixels, done=3, until=9, state=packed)
     results = [run(rest, each) for each in (worker, Worker(SPEC), Worker(SPEC))]
-    assert pickle.dumps(first.state) == given
+    assert pickle.dumps(packed) == given
     assert np.array_equal(results[0].pixels, results[1].pixels) and np.array_equal(results[1].pixels, results[2].pixels)
 
 
 def test_a_state_belongs_to_its_tile_and_its_series():
-    worker, task = Worker(SPEC), tile_task(9, series="one", until=3)
+    worker, task = Worker(SPEC), tile_task(9, series="one", done=0, until=3)
     first = run(task, worker)
-    rest = replace(task, start=first.pixels, done=3, until=9)
+    rest = after(task, first.pixels, done=3, until=9)
     fresh = run(rest)
+    assert left(worker, index=1) is None
     assert np.array_equal(run(replace(rest, tile=replace(rest.tile, index=1)), worker).pixels, fresh.pixels)
     run(task, worker)
-    assert np.array_equal(run(replace(rest, series="two"), worker).pixels, fresh.pixels)
+    assert np.array_equal(run(after(rest, first.pixels, series="two"), worker).pixels, fresh.pixels)
     run(task, worker)
     assert not np.array_equal(run(rest, worker).pixels, fresh.pixels)
 
 
 def test_the_grams_of_a_series_are_those_of_its_pixels():
-    result = run(tile_task(4, series="one", until=2))
+    result = run(tile_task(4, series="one", done=0, until=2))
     for name, gram in grams_of(result.pixels).items():
         torch.testing.assert_close(result.grams[name], gram, rtol=1e-5, atol=1e-6)
 
@@ -144,13 +165,13 @@ def pieces(grid=(2, 2), size=(24, 20)):
     layer = deepest(Worker(SPEC).backbone("embedded"), {**LAYERS.style, **LAYERS.content})
     image, content = picture(3, *size), picture(2, *size)
     return [
-        Piece("run", tile, size, "embedded", LAYERS, gather(image, tile.read), gather(content, tile.read))
+        Piece("run", tile, RESOLVED, gather(image, tile.read), gather(content, tile.read))
         for tile in plan_tiles(*size, grid, halo=layer.margin, align=layer.stride)
     ]
 
 
 def derivative(sums):
-    return Here(cotangents(sums, measure_style(picture(1)), RECIPE, LAYERS)[1])
+    return Here(cotangents(sums, measure_style(picture(1)), RESOLVED)[1])
 
 
 @pytest.mark.parametrize("keep", [True, False])

@@ -6,20 +6,17 @@ import math
 import numpy as np
 import pytest
 
+from parallel_nst.painting.tiles.blend import Blend, feather_mask
 from parallel_nst.painting.tiles.geometry import (
-    Blend,
     Rect,
-    borders,
-    feather_mask,
     gather,
     grid_of,
-    overlap_sharpness,
     plan_tiles,
     scatter_add,
     squarest_grid,
-    step_ratio,
     whole_tile,
 )
+from parallel_nst.painting.tiles.seams import borders, overlap_sharpness, step_ratio
 from parallel_nst.recipe import TilingSpec
 
 SIZES = [(1, 1), (3, 200), (64, 64), (97, 131), (256, 100)]
@@ -106,7 +103,7 @@ def test_the_positions_of_the_cores_partition_a_layer(height, width, grid, strid
 
     count = np.zeros((positions(height), positions(width)), int)
     for tile in plan_tiles(height, width, grid, halo=16, align=align):
-        rows, columns = tile.positions(stride, height, width)
+        rows, columns = tile.positions(stride)
         top, left = tile.read.top // stride, tile.read.left // stride
         features = count[top : top + positions(tile.read.height), left : left + positions(tile.read.width)]
         features[rows, columns] += 1

@@ -22,12 +22,13 @@ import psutil
 import pytest
 import ray.cloudpickle
 import torch
-from tiny_networks import LAYERS, tiny_state
+from tiny_networks import LAYERS, tiny_resolved, tiny_state
 
 from parallel_nst.files.images import Picture
-from parallel_nst.painting.scale_run import Status, Watch
+from parallel_nst.painting.independent.tasks import OptimiseTile
+from parallel_nst.painting.scale_run import RunCallbacks, RunStatus
+from parallel_nst.painting.style_targets import MeasureStyle
 from parallel_nst.painting.stylize import Stylised, stylize
-from parallel_nst.painting.tasks import MeasureStyle, OptimiseTile
 from parallel_nst.painting.tiles.geometry import whole_tile
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers.pool import Failed, Here, Pinned, SerialPool, Shared, only
@@ -127,13 +128,13 @@ def full_crew(pool: RayPool) -> set[int]:
 
 def measure_style(pixels: np.ndarray) -> MeasureStyle:
     height, width = pixels.shape[1:]
-    return MeasureStyle(pixels, whole_tile(height, width), (height, width), "embedded", LAYERS)
+    return MeasureStyle(pixels, whole_tile(height, width), tiny_resolved(RECIPE))
 
 
 def tiles(serial: SerialPool, count: int) -> list[Task]:
     style = only(serial.map([measure_style(picture(0))])).targets
     pictures = [picture(1 + n, 32 + 8 * n) for n in range(count)]
-    return [OptimiseTile(p, p, style, LAYERS, RECIPE, whole_tile(*p.shape[1:]), p.shape[1:], STEPS) for p in pictures]
+    return [OptimiseTile(p, p, style, tiny_resolved(RECIPE), whole_tile(*p.shape[1:]), STEPS) for p in pictures]
 
 
 @dataclass(frozen=True)
@@ -494,7 +495,7 @@ def test_tiles_are_the_same_when_a_worker_dies(pool: RayPool, serial: SerialPool
         np.testing.assert_array_equal(found[index].pixels, tile.pixels)
 
 
-def paint(pool: RayPool | SerialPool, watch: Watch | None = None) -> Stylised:
+def paint(pool: RayPool | SerialPool, watch: RunCallbacks | None = None) -> Stylised:
     """A small picture in four exact tiles, one of which each worker computes twice a step."""
     content, style = (Picture(picture(seed, 64, 80).transpose(1, 2, 0).copy()) for seed in (5, 6))
     tiling = TilingSpec(tiles="2x2", whole=0)
@@ -514,13 +515,13 @@ def test_an_exact_run_comes_out_the_same_whenever_workers_die(
     expected = paint(serial)
     seen: list[int] = []
 
-    def watch(status: Status) -> None:
+    def watch(status: RunStatus) -> None:
         seen.append(status.step)
         if status.step in deaths:
             victim = sorted(p.pid for p in psutil.Process().children(recursive=True) if "RayWorker" in p.name())[0]
             Timer(0.03 * status.step, kill, (victim,)).start()
 
-    result = paint(pool, Watch(on_status=watch))
+    result = paint(pool, RunCallbacks(on_status=watch))
     assert seen == [1, 2, 3, 4, 5, 6]
     assert np.array_equal(result.picture.pixels, expected.picture.pixels) and result.loss == expected.loss
     full_crew(pool)
@@ -649,7 +650,7 @@ def test_what_is_for_one_worker(pins: list[int | None], one: bool) -> None:
     assert in_one_place([Job(index, Echo(0), pin) for index, pin in enumerate(pins)]) is one
 
 
-class Stage:
+class ScaleRun:
     """An actor that notes what it is given."""
 
     def __init__(self) -> None:
@@ -664,7 +665,7 @@ class Stage:
 def test_jobs_go_to_their_slots_in_order_and_to_others_when_one_is_given_up() -> None:
     """Without Ray: every actor finishes its oldest job in each round."""
     pool = RayPool(RayCluster.__new__(RayCluster), SPEC, 3)
-    stages = [Stage() for _ in range(3)]
+    stages = [ScaleRun() for _ in range(3)]
     for slot, stage in zip(pool._slots, stages, strict=True):
         slot.actor = stage
     jobs = [Job(n, Echo(n), pin) for n, pin in enumerate([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0, 1, 1, 1])]

@@ -18,7 +18,8 @@ from parallel_nst.jobs.batch.models import GeneratorOptions, Model, gatys_model,
 from parallel_nst.jobs.batch.resume import clear_leftovers, decide, earlier_outputs
 from parallel_nst.jobs.batch.stylizers import Painter
 from parallel_nst.jobs.batch.tasks import FileWork, Outcome, PaintFiles, Writing, stamp_of
-from parallel_nst.painting.planning.tilings import PROCESS, RAY, machine_memory, memory_text, parse_memory
+from parallel_nst.painting.planning.footprint import PROCESS, RAY
+from parallel_nst.painting.planning.memory import machine_memory, memory_text, parse_memory
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.opening import open_workers

@@ -21,8 +21,8 @@ from parallel_nst.networks.generators.files import open_generator
 from parallel_nst.networks.generators.registry import default_model
 from parallel_nst.networks.weights.states import State
 from parallel_nst.painting.generators.runs import Statistics, chosen_dtype
-from parallel_nst.painting.planning.scales import chosen_layers
-from parallel_nst.painting.planning.tilings import PROCESS
+from parallel_nst.painting.planning.footprint import PROCESS
+from parallel_nst.painting.resolved import resolve
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.worker import WorkerSpec
 
@@ -149,7 +149,7 @@ def gatys_model(recipe: Recipe, style: Path, weights: Path | None = None, max_pi
     """Gatys' optimisation in the manner of a picture. ValueError, in one line, for a style or weights that cannot be
     read and layers that there are not."""
     state = load_weights(recipe.backbone, weights)
-    chosen_layers(recipe, build_backbone(recipe.backbone, state))
+    resolve(recipe, build_backbone(recipe.backbone, state))
     digest = hashlib.sha256(replace(recipe, device="auto").digest().encode())
     digest.update(hashlib.sha256(style.read_bytes()).digest())
     for name in sorted(state):

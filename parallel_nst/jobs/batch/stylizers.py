@@ -17,10 +17,13 @@ from parallel_nst.networks.generators.base import Edges, Generator
 from parallel_nst.networks.generators.published import build_generator
 from parallel_nst.networks.weights.states import State
 from parallel_nst.painting.generators.runs import Statistics, prepare, stylise
+from parallel_nst.painting.planning.footprint import worker_share
 from parallel_nst.painting.planning.profile import profile
-from parallel_nst.painting.planning.scales import Budget, chosen_layers, final_size, settled
-from parallel_nst.painting.planning.tilings import worker_share
-from parallel_nst.painting.stylize import carried, stylize
+from parallel_nst.painting.planning.scales import final_size, settled
+from parallel_nst.painting.planning.tilings import Budget
+from parallel_nst.painting.resolved import resolve
+from parallel_nst.painting.stylize import carried
+from parallel_nst.painting.stylize import paint as paint_picture
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.pool import SerialPool
 from parallel_nst.workers.worker import Worker
@@ -131,14 +134,14 @@ class GatysPainter:
     def ready(self, worker: Worker) -> Brush:
         backbone = build_backbone(self.recipe.backbone, worker.spec.weights[self.recipe.backbone])
         pool = SerialPool(worker.spec, worker)
-        layers = chosen_layers(self.recipe, backbone)
+        resolved = resolve(self.recipe, backbone)
+        layers = resolved.layers
         costs = profile(backbone, layers.style, layers.content, getattr(torch, worker.spec.dtype))
 
         def paint(picture: Picture) -> Painted:
             width, height = final_size(picture.size, self.recipe)
             budget = Budget(1, worker_share(self.memory, height, width, self.recipe, 1), costs)
-            recipe = settled(picture.size, self.recipe, layers, backbone, budget)
-            made = stylize(picture, self.style, recipe, pool, budget=budget)
+            made = paint_picture(picture, self.style, settled(picture.size, resolved, budget), pool, budget)
             return Painted(made.picture, (f"loss {made.loss:.4f}",))
 
         return lambda pictures: [paint(picture) for picture in pictures]

@@ -28,13 +28,14 @@ from parallel_nst.jobs.compare.records import (
     Timing,
 )
 from parallel_nst.jobs.machine import PeakMemory, release_memory, this_machine
-from parallel_nst.networks.backbones.base import deepest
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.networks.weights.states import State
-from parallel_nst.painting.planning.scales import FRAME, chosen_layers
-from parallel_nst.painting.scale_run import OnStatus, Watch
+from parallel_nst.painting.planning.scales import FRAME
+from parallel_nst.painting.resolved import resolve
+from parallel_nst.painting.scale_run import OnStatus, RunCallbacks
 from parallel_nst.painting.stylize import Stylised, stylize, whole_loss
-from parallel_nst.painting.tiles.geometry import Tile, grid_of, plan_tiles, step_ratio
+from parallel_nst.painting.tiles.geometry import Tile, grid_of, plan_tiles
+from parallel_nst.painting.tiles.seams import step_ratio
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers import opening as pools
 from parallel_nst.workers.crew import Crew, plan_crew
@@ -141,9 +142,7 @@ def with_tiles(job: CompareJob) -> Recipe:
 def laid_tiles(size: tuple[int, int], recipe: Recipe, weights: State) -> list[Tile]:
     """The tiles of the finest scale in the picture's own coordinates, for their borders: without halo or overlap, which
     depend on the mode."""
-    backbone = build_backbone(recipe.backbone, weights)
-    layers = chosen_layers(recipe, backbone)
-    align = deepest(backbone, {**layers.style, **layers.content}).stride
+    align = resolve(recipe, build_backbone(recipe.backbone, weights)).deepest.stride
     width, height = (length + 2 * FRAME for length in size)
     tiles = plan_tiles(height, width, grid_of(recipe.tiling, height, width), align=align)
     return [tile.moved(-FRAME) for tile in tiles]
@@ -210,7 +209,7 @@ def run(scene: Scene, setting: Setting, on_status: OnStatus | None = None) -> Ou
     pool, crew = opened(scene, setting)
     try:
         up = time.perf_counter()
-        result = stylize(scene.content, scene.style, setting.recipe, pool, Watch(on_status))
+        result = stylize(scene.content, scene.style, setting.recipe, pool, RunCallbacks(on_status))
         done = time.perf_counter()
     finally:
         pool.close()

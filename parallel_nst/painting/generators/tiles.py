@@ -69,26 +69,25 @@ def put(output: Tensor, piece: Tensor, tile: Tile, frame: int) -> None:
     output[..., places[0], places[1]].copy_(piece[..., parts[0], parts[1]]).clamp_(0, 1)
 
 
-def core_sums(going: Pass, tile: Tile, size: tuple[int, int]) -> MomentSums:
-    """Sums of what a piece's pass waits with, over the tile's core. size: of the extended picture, px."""
+def core_sums(going: Pass, tile: Tile) -> MomentSums:
+    """Sums of what a piece's pass waits with, over the tile's core."""
     assert going.waiting is not None
-    return MomentSums.of(going.waiting, *tile.positions(going.stride, *size))
+    return MomentSums.of(going.waiting, *tile.positions(going.stride))
 
 
 def piece_sums(
     generator: Generator,
     piece: Tensor,
     tile: Tile,
-    size: tuple[int, int],
     statistics: Sequence[Moments],
     style: Style | None = None,
 ) -> MomentSums | None:
     """Sums over a tile's core at the first normalisation after those whose `statistics` are known; None when there
-    is none left. One worker's part of one pass of `exact_statistics`. size: of the extended picture, px."""
+    is none left. One worker's part of one pass of `exact_statistics`."""
     going = generator.start(piece, style)
     for moments in statistics:
         going.advance(moments)
-    return None if going.waiting is None else core_sums(going, tile, size)
+    return None if going.waiting is None else core_sums(going, tile)
 
 
 def exact_statistics(
@@ -99,23 +98,22 @@ def exact_statistics(
     A layer's input depends on the statistics of those before it, so there is a pass for each normalisation, in the
     memory of one tile. Fewer tiles than cover the picture give an estimate from those.
     """
-    size = generator.extended_size(picture.shape[-2], picture.shape[-1])
     statistics: list[Moments] = []
     while True:
-        found = (piece_sums(generator, piece_of(generator, picture, t), t, size, statistics, style) for t in tiles)
+        found = (piece_sums(generator, piece_of(generator, picture, t), t, statistics, style) for t in tiles)
         parts = [sums for sums in found if sums is not None]
         if not parts:
             return statistics
         statistics.append(sum(parts[1:], parts[0]).moments())
 
 
-def finish_together(passes: Sequence[Pass], tiles: Sequence[Tile], size: tuple[int, int]) -> list[Moments]:
+def finish_together(passes: Sequence[Pass], tiles: Sequence[Tile]) -> list[Moments]:
     """Let the passes of all tiles go on together, from normalisation to normalisation, each by the moments over all of
     them, until they are at their ends: the statistics that `exact_statistics` measures, in one pass. The waiting
-    activations of all tiles are in memory. size: of the extended picture, px."""
+    activations of all tiles are in memory."""
     statistics: list[Moments] = []
     while any(going.waiting is not None for going in passes):
-        parts = [core_sums(going, tile, size) for going, tile in zip(passes, tiles, strict=True)]
+        parts = [core_sums(going, tile) for going, tile in zip(passes, tiles, strict=True)]
         statistics.append(sum(parts[1:], parts[0]).moments())
         for going in passes:
             going.advance(statistics[-1])
@@ -125,7 +123,7 @@ def finish_together(passes: Sequence[Pass], tiles: Sequence[Tile], size: tuple[i
 def generate_held(generator: Generator, picture: Tensor, tiles: Sequence[Tile], style: Style | None = None) -> Tensor:
     """The stylised picture (N, 3, H, W) in [0, 1] with exact statistics in one pass, all tiles held."""
     passes = [generator.start(piece_of(generator, picture, tile), style) for tile in tiles]
-    finish_together(passes, tiles, generator.extended_size(picture.shape[-2], picture.shape[-1]))
+    finish_together(passes, tiles)
     output = picture.new_empty(picture.shape)
     for tile in reversed(tiles):
         put(output, passes.pop().result, tile, generator.frame)
@@ -157,13 +155,12 @@ def generate_watched(
     """The stylised picture (N, 3, H, W) in [0, 1], generated tile by tile by these statistics, and the moments that the
     tiles together really had at each normalisation on the way: those of the first one are exact, the others what they
     are after normalising by the statistics that were given."""
-    size = generator.extended_size(picture.shape[-2], picture.shape[-1])
     output = picture.new_empty(picture.shape)
     met: list[MomentSums] = []
     for tile in tiles:
         going, sums = generator.start(piece_of(generator, picture, tile), style), []
         for moments in statistics:
-            sums.append(core_sums(going, tile, size))
+            sums.append(core_sums(going, tile))
             going.advance(moments)
         put(output, going.result, tile, generator.frame)
         met = [a + b for a, b in zip(met, sums, strict=True)] if met else sums

@@ -13,26 +13,22 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from parallel_nst.networks.backbones.base import Backbone, deepest
+from parallel_nst.networks.backbones.base import Backbone
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.networks.backbones.registry import backbone_entry
 from parallel_nst.networks.backbones.resnet import ResNet
 from parallel_nst.networks.backbones.squeezenet import SqueezeNet
 from parallel_nst.networks.backbones.vgg import VGG, VGG16_WIDTHS, VGG19_WIDTHS
-from parallel_nst.painting.gatys.objective import Sums, measure_content, measure_sums, pull_back
+from parallel_nst.painting.gatys.features import FeatureReader
+from parallel_nst.painting.gatys.sums import FeatureSums, measure_sums, pull_back
+from parallel_nst.painting.planning.cuts import Cut, shared_out
+from parallel_nst.painting.planning.footprint import PIXEL, PROCESS, driver_bytes, exact_bytes, independent_bytes
 from parallel_nst.painting.planning.profile import Profile, forward_flops, gram_flops
-from parallel_nst.painting.planning.scales import FRAME, Budget, ScalePlan
-from parallel_nst.painting.planning.tilings import (
-    PIXEL,
-    PROCESS,
-    Cut,
-    driver_bytes,
-    exact_bytes,
-    independent_bytes,
-    shared_out,
-)
+from parallel_nst.painting.planning.scales import ScalePlan, framed_size
+from parallel_nst.painting.planning.tilings import Budget
+from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.tiles.geometry import whole_tile
-from parallel_nst.recipe import LayerWeights, Recipe
+from parallel_nst.recipe import Recipe
 
 SPEED_SIDE = 256  # px of the tile that a speed is measured on
 SPEED_RUNS = 3
@@ -91,30 +87,21 @@ class Forecast:
         return sum(scale.steps * scale.seconds for scale in self.scales)
 
 
-def forecast(
-    plans: Sequence[ScalePlan],
-    recipe: Recipe,
-    layers: LayerWeights,
-    backbone: Backbone,
-    budget: Budget,
-    speed: float,
-) -> Forecast:
+def forecast(plans: Sequence[ScalePlan], resolved: ResolvedRecipe, budget: Budget, speed: float) -> Forecast:
     """What these scales need. budget: what they were cut for. speed: FLOP/s of one worker, as of the driver."""
+    recipe = resolved.recipe
     alone = [plan for plan in plans if len(plan.tiles) == 1]
     tiled = [plan for plan in plans if len(plan.tiles) > 1]
-    width, height = (length + 2 * FRAME for length in plans[-1].size)
     whole = max((tile_bytes(plan, recipe, budget) for plan in alone), default=0)
     return Forecast(
-        scales=tuple(scale_forecast(plan, recipe, layers, backbone, budget, speed) for plan in plans),
-        halo=deepest(backbone, {**layers.style, **layers.content}).margin if recipe.tiling.mode == "exact" else 0,
+        scales=tuple(scale_forecast(plan, resolved, budget, speed) for plan in plans),
+        halo=resolved.deepest.margin if recipe.tiling.mode == "exact" else 0,
         worker_bytes=max((tile_bytes(plan, recipe, budget) for plan in tiled), default=0),
-        driver_bytes=driver_bytes(height, width, recipe) + max(0, int(whole - PROCESS)),
+        driver_bytes=driver_bytes(*framed_size(plans[-1].size), recipe) + max(0, int(whole - PROCESS)),
     )
 
 
-def scale_forecast(
-    plan: ScalePlan, recipe: Recipe, layers: LayerWeights, backbone: Backbone, budget: Budget, speed: float
-) -> ScaleForecast:
+def scale_forecast(plan: ScalePlan, resolved: ResolvedRecipe, budget: Budget, speed: float) -> ScaleForecast:
     """One scale; in one piece it is the driver's work."""
     flops = tile_flops(plan, budget)
     loads = shared_out(flops.astype(np.int64), budget.workers)
@@ -129,9 +116,9 @@ def scale_forecast(
         kept=plan.kept if plan.exact else 0,
         flops=float(flops.sum()),
         overhead=float(flops.sum()) / (2 * core * budget.profile.flops),
-        moved=moved(plan, recipe, layers, backbone, budget.workers),
+        moved=moved(plan, resolved, budget.workers),
         seconds=float(loads.sum(0).max()) / speed
-        + optimiser_seconds(recipe) * (core if plan.exact else len(loads) * largest),
+        + optimiser_seconds(resolved.recipe) * (core if plan.exact else len(loads) * largest),
     )
 
 
@@ -154,7 +141,7 @@ def tile_bytes(plan: ScalePlan, recipe: Recipe, budget: Budget) -> int:
     return exact_bytes(budget.profile, cut, plan.kept)
 
 
-def moved(plan: ScalePlan, recipe: Recipe, layers: LayerWeights, backbone: Backbone, workers: int) -> int:
+def moved(plan: ScalePlan, resolved: ResolvedRecipe, workers: int) -> int:
     """Bytes of arrays that go between the driver and its workers in a step.
 
     Exact: pixels down and Gram sums up; the derivatives by those down, in float64 and once for each worker, and pixels
@@ -164,12 +151,12 @@ def moved(plan: ScalePlan, recipe: Recipe, layers: LayerWeights, backbone: Backb
     if len(plan.tiles) == 1:
         return 0
     reads = np.array([tile.read.area for tile in plan.tiles])
-    grams = sum(backbone.layers[name].channels ** 2 for name in layers.style)
+    grams, every = sum(count**2 for count in resolved.channels.values()), resolved.recipe.tiling.sync_every
     if plan.exact:
         again = reads[np.arange(len(reads)) // workers >= plan.kept].sum()
         sums = 4 * grams * len(reads) + 8 * grams * min(workers, len(reads))
         return int(PIXEL * (2 * reads.sum() + again) + sums)
-    rounds = -(-plan.steps // recipe.tiling.sync_every) if recipe.tiling.sync_every else 1
+    rounds = -(-plan.steps // every) if every else 1
     return int(rounds * (3 * PIXEL * reads.sum() + 8 * grams * len(reads)) / plan.steps)
 
 
@@ -186,14 +173,14 @@ def untrained(name: str) -> Backbone:
     return backbone.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def measured_speed(backbone: Backbone, layers: LayerWeights, dtype: torch.dtype, threads: int) -> float:
+def measured_speed(reader: FeatureReader, threads: int) -> float:
     """FLOP/s of forward and backward on one tile with so many threads, the median of three after one to warm up."""
     size = SPEED_SIDE, SPEED_SIDE
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    content = measure_content(backbone, image, layers.content, dtype)
+    content = reader.read_content(image)
 
-    def forward() -> Sums:
-        return measure_sums(backbone, image, content, whole_tile(*size), size, layers, dtype)
+    def forward() -> FeatureSums:
+        return measure_sums(reader, image, content, whole_tile(*size))
 
     def step() -> None:
         sums = forward()
@@ -202,13 +189,19 @@ def measured_speed(backbone: Backbone, layers: LayerWeights, dtype: torch.dtype,
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        names = {*layers.style, *layers.content}
-        flops = 2 * (forward_flops(backbone, names, *size) + gram_flops(backbone, layers.style, *size))
+        flops = 2 * reading_flops(reader, *size)  # backward by the image alone takes as many
         image.requires_grad_()
         step()
         return flops / statistics.median(seconds_of(step) for _ in range(SPEED_RUNS))
     finally:
         torch.set_num_threads(before)
+
+
+def reading_flops(reader: FeatureReader, height: int, width: int) -> int:
+    """FLOP of a forward pass over an image of this size, and of its Gram products."""
+    style, content = reader.layers.style, reader.layers.content
+    forward = forward_flops(reader.backbone, {*style, *content}, height, width)
+    return forward + gram_flops(reader.backbone, style, height, width)
 
 
 def seconds_of(run: Callable[[], object]) -> float:

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from parallel_nst.files.images import Picture, fit, resize
-from parallel_nst.networks.backbones.base import Backbone, Layer, deepest
-from parallel_nst.networks.backbones.registry import backbone_entry
-from parallel_nst.painting.gatys.objective import StyleTargets
-from parallel_nst.painting.planning.profile import Profile
-from parallel_nst.painting.planning.tilings import exact_tiling, independent_tiling
-from parallel_nst.painting.tiles.geometry import Rect, Tile, gather, grid_of, plan_tiles
-from parallel_nst.recipe import LayerWeights, Recipe, parse_grid, scale_sizes, scale_steps
+from parallel_nst.painting.gatys.style import StyleTargets
+from parallel_nst.painting.planning.tilings import Budget, context, exact_tiling, independent_tiling
+from parallel_nst.painting.resolved import ResolvedRecipe
+from parallel_nst.painting.tiles.geometry import Extent, Rect, Tile, gather, grid_of, plan_tiles
+from parallel_nst.recipe import Recipe, parse_grid, scale_sizes, scale_steps
 
 Size = tuple[int, int]  # width and height in px
 
@@ -24,15 +22,6 @@ Size = tuple[int, int]  # width and height in px
 # statistics of that grey rim are corrected by painting a coloured line along the edge. It also gives a picture of one
 # pixel enough neighbours for the deepest layer of any backbone.
 FRAME = 16
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What tiles are cut for. workers: how many; memory: bytes that one may take; profile: of the backbone."""
-
-    workers: int
-    memory: int
-    profile: Profile
 
 
 @dataclass(frozen=True)
@@ -66,7 +55,7 @@ class Framed:
         self._rows, self._columns = (np.pad(np.arange(length), FRAME, mode="symmetric") for length in pixels.shape[:2])
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> Extent:
         """Height and width in px, frame included."""
         return len(self._rows), len(self._columns)
 
@@ -101,7 +90,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class ScaleResult:
-    """pixels (3, H, W); loss; the optimiser's state where there is one for the whole; seconds spent blending.
+    """pixels (3, H, W); loss; what the mode carries over to a next scale of its own kind; seconds spent blending.
 
     loss of independent tiles is the mean over tiles, weighted by area. With targets of their own it is an upper bound
     of the style loss of the whole, because the whole's deviation is the weighted mean of the tiles' deviations.
@@ -109,22 +98,8 @@ class ScaleResult:
 
     pixels: np.ndarray
     loss: float
-    state: Any = None
+    carried: Any = None
     blend_seconds: float = 0.0
-
-
-def chosen_layers(recipe: Recipe, backbone: Backbone) -> LayerWeights:
-    """The recipe's layers, or the backbone's own where it names none; ValueError for an unknown one."""
-    own = backbone_entry(recipe.backbone).layers
-    layers = LayerWeights(recipe.layers.style or own.style, recipe.layers.content or own.content)
-    backbone.check_layers((*layers.style, *layers.content))
-    return layers
-
-
-def context(layer: Layer) -> int:
-    """Px that an independent tile sees beyond what it contributes: half of what the deepest layer reaches, where most
-    of its weight lies. Without it a tile paints against the grey that convolutions see beyond its edge."""
-    return -(-layer.margin // (2 * layer.stride)) * layer.stride
 
 
 def final_size(content: Size, recipe: Recipe) -> Size:
@@ -132,10 +107,9 @@ def final_size(content: Size, recipe: Recipe) -> Size:
     return fit(content, recipe.size or max(content))
 
 
-def plan_scales(
-    content: Size, style: Size, recipe: Recipe, layers: LayerWeights, backbone: Backbone, budget: Budget
-) -> list[ScalePlan]:
-    """Sizes, steps and tiles of every scale, coarse to fine. ValueError when a tile does not fit the memory."""
+def plan_scales(content: Size, style: Size, resolved: ResolvedRecipe, budget: Budget) -> list[ScalePlan]:
+    """Sizes, steps and tiles of every scale, coarse to fine. BadInput when a tile does not fit the memory."""
+    recipe = resolved.recipe
     longest = recipe.size or max(content)
     sizes = scale_sizes(longest, recipe.scales)
     steps = scale_steps(recipe.steps, recipe.step_growth, len(sizes))
@@ -143,28 +117,23 @@ def plan_scales(
     for side, count in zip(sizes, steps, strict=True):
         size = fit(content, side)
         style_side = max(1, round((recipe.style_size or longest) * side / longest))
-        finest = side == longest
-        tiles, exact, kept = cut(size, recipe, layers, backbone, budget, finest=finest)
+        tiles, exact, kept = cut(size, resolved, budget, finest=side == longest)
         plans.append(ScalePlan(size, fit(style, style_side), count, tiles, exact, kept))
     return plans
 
 
-def cut(
-    size: Size, recipe: Recipe, layers: LayerWeights, backbone: Backbone, budget: Budget, *, finest: bool
-) -> tuple[list[Tile], bool, int]:
+def cut(size: Size, resolved: ResolvedRecipe, budget: Budget, *, finest: bool) -> tuple[list[Tile], bool, int]:
     """The tiles of a scale, whether they are one objective, and how many graphs a worker may keep."""
-    tiling = recipe.tiling
-    width, height = (length + 2 * FRAME for length in size)
-    layer = deepest(backbone, {**layers.style, **layers.content})
+    tiling, layer = resolved.recipe.tiling, resolved.deepest
+    height, width = painted = framed_size(size)
     grid = None if tiling.tiles == "auto" else grid_of(tiling, height, width)
     if max(size) <= tiling.whole and not (grid and finest):
         return plan_tiles(height, width, (1, 1), align=layer.stride), True, 1
-    room = height, width, budget.workers, budget.memory, budget.profile
     if tiling.mode == "independent":
+        grid = independent_tiling(painted, budget, resolved.recipe, layer, grid).grid
         halo = context(layer)
-        grid = independent_tiling(*room, recipe, layer.stride, grid, halo).grid
         return plan_tiles(height, width, grid, overlap=tiling.overlap, halo=halo, align=layer.stride), False, 0
-    chosen = exact_tiling(*room, layer, grid)
+    chosen = exact_tiling(painted, budget, layer, grid)
     return plan_tiles(height, width, chosen.grid, halo=layer.margin, align=layer.stride), True, chosen.kept
 
 
@@ -175,18 +144,15 @@ def most_tiles(content: Size, recipe: Recipe) -> int | None:
     return math.prod(part or 1 for part in parse_grid(recipe.tiling.tiles))
 
 
-def settled(content: Size, recipe: Recipe, layers: LayerWeights, backbone: Backbone, budget: Budget) -> Recipe:
+def settled(content: Size, resolved: ResolvedRecipe, budget: Budget) -> ResolvedRecipe:
     """The recipe with the grid of its finest scale written down where independent tiles are cut by workers and memory.
     Exact tiles may be cut as one likes."""
-    tiling = recipe.tiling
+    recipe, tiling = resolved.recipe, resolved.recipe.tiling
     size = final_size(content, recipe)
     if tiling.mode == "exact" or tiling.tiles != "auto" or max(size) <= tiling.whole:
-        return recipe
-    width, height = (length + 2 * FRAME for length in size)
-    layer = deepest(backbone, {**layers.style, **layers.content})
-    room = height, width, budget.workers, budget.memory, budget.profile
-    rows, columns = independent_tiling(*room, recipe, layer.stride, halo=context(layer)).grid
-    return replace(recipe, tiling=replace(tiling, tiles=f"{rows}x{columns}"))
+        return resolved
+    rows, columns = independent_tiling(framed_size(size), budget, recipe, resolved.deepest).grid
+    return replace(resolved, recipe=replace(recipe, tiling=replace(tiling, tiles=f"{rows}x{columns}")))
 
 
 def first_image(content: Picture, style: Picture, recipe: Recipe, size: Size) -> np.ndarray:
@@ -195,6 +161,11 @@ def first_image(content: Picture, style: Picture, recipe: Recipe, size: Size) ->
         noise = np.random.default_rng(recipe.seed).normal(0.5, 0.2, (size[1], size[0], 3))
         return np.clip(noise, 0, 1).astype(np.float32)
     return resize((content if recipe.init == "content" else style).pixels, size)
+
+
+def framed_size(size: Size) -> Extent:
+    """Height and width in px of a picture of this size with its frame."""
+    return size[1] + 2 * FRAME, size[0] + 2 * FRAME
 
 
 def framed(pixels: np.ndarray, size: Size) -> Framed:

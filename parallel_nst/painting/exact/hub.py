@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parallel_nst.painting.gatys.objective import Iteration, Sums, cotangents, finish, minimise, total_loss
-from parallel_nst.painting.gatys.optimizers import make_optimizer
-from parallel_nst.painting.planning.scales import Scale, ScaleResult
-from parallel_nst.painting.tasks import GramSums, ImageGradient, Piece
+from parallel_nst.painting.exact.tasks import GramSums, ImageGradient, Piece
+from parallel_nst.painting.gatys.objective import cotangents, total_loss
+from parallel_nst.painting.gatys.sums import FeatureSums
+from parallel_nst.painting.planning.scales import Scale
+from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.tiles.geometry import Tile, gather, scatter_add
-from parallel_nst.recipe import LayerWeights, Recipe
 from parallel_nst.workers.pool import Pinned, Pool
 from parallel_nst.workers.worker import Task
 
@@ -35,23 +35,23 @@ class TiledObjective:
     Results are added in the order of tiles, whichever worker is first.
     """
 
-    def __init__(self, scale: Scale, recipe: Recipe, layers: LayerWeights, pool: Pool) -> None:
-        self._scale, self._recipe, self._layers, self._pool = scale, recipe, layers, pool
+    def __init__(self, scale: Scale, resolved: ResolvedRecipe, pool: Pool) -> None:
+        self._scale, self._resolved, self._pool = scale, resolved, pool
         self._run = uuid4().hex
         self._content_sent = False
         self._kept = kept_tiles(len(scale.tiles), pool.size, scale.kept)
 
     def value(self, image: Tensor) -> float:
         sums = self._sums(image[0].numpy(), keep=())
-        return float(total_loss(sums, self._scale.style, self._recipe, self._layers))
+        return float(total_loss(sums, self._scale.style, self._resolved))
 
     def value_and_gradient(self, image: Tensor) -> tuple[float, Tensor]:
         pixels = image[0].numpy()
         sums = self._sums(pixels, keep=self._kept)
-        loss, by = cotangents(sums, self._scale.style, self._recipe, self._layers)
+        loss, by = cotangents(sums, self._scale.style, self._resolved)
         return loss, torch.from_numpy(self._gradient(pixels, by))[None]
 
-    def _sums(self, pixels: np.ndarray, keep: Collection[int]) -> Sums:
+    def _sums(self, pixels: np.ndarray, keep: Collection[int]) -> FeatureSums:
         """The picture's sums, added in float64."""
         met = self._content_sent
         light = [GramSums(self._piece(tile, pixels, met), tile.index in keep) for tile in self._tiles]
@@ -59,13 +59,13 @@ class TiledObjective:
             sums.to("cpu", torch.float64)
             for sums in self._in_order(light, lambda tile: GramSums(self._piece(tile, pixels), tile.index in keep))
         )
-        total: Sums = next(each)
+        total: FeatureSums = next(each)
         for sums in each:
             total = total + sums
         self._content_sent = True
         return total
 
-    def _gradient(self, pixels: np.ndarray, by: Sums) -> np.ndarray:
+    def _gradient(self, pixels: np.ndarray, by: FeatureSums) -> np.ndarray:
         """The gradient of the picture (3, H, W)."""
         shared = self._pool.share(by)
         light = [
@@ -87,9 +87,7 @@ class TiledObjective:
         return Piece(
             run=self._run,
             tile=tile,
-            size=self._scale.content.size,
-            backbone=self._recipe.backbone,
-            layers=self._layers,
+            resolved=self._resolved,
             pixels=None if pixels is None else gather(pixels, tile.read),
             content=None if met else self._scale.content.read(tile.read),
         )
@@ -119,31 +117,3 @@ def kept_tiles(count: int, workers: int, kept: int) -> frozenset[int]:
     """The tiles whose graphs are kept: the first `kept` of each worker, where tile i is pinned to worker i modulo
     `workers`."""
     return frozenset(index for index in range(count) if index // workers < kept)
-
-
-def first_iteration(pixels: np.ndarray, recipe: Recipe, state: Any = None) -> Iteration:
-    """The beginning of an exact scale. state: an optimiser's, carried over from another scale."""
-    image = torch.from_numpy(pixels)[None]
-    return Iteration.start(image, make_optimizer(recipe).init(image) if state is None else state)
-
-
-def stylize_exact(
-    start: Iteration,
-    scale: Scale,
-    recipe: Recipe,
-    layers: LayerWeights,
-    pool: Pool,
-    on_iteration: Callable[[Iteration], None] | None = None,
-) -> ScaleResult:
-    """Optimise the whole picture as one, in tiles: the result is the untiled one, up to rounding.
-
-    start: is taken over, so that no copy of the picture outlives the step that needs it.
-    """
-    objective = TiledObjective(scale, recipe, layers, pool)
-    iteration, iterations = start, minimise(objective, start, make_optimizer(recipe), scale.steps)
-    del start
-    for iteration in iterations:
-        if on_iteration:
-            on_iteration(iteration)
-    best = finish(objective, iteration)
-    return ScaleResult(best.image[0].numpy(), best.loss, iteration.state)

@@ -1,0 +1,74 @@
+"""What a style image asks for, measured whole or in tiles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from parallel_nst.painting.gatys.features import FeatureReader
+from parallel_nst.painting.gatys.losses import gram_sums, wide
+from parallel_nst.painting.gatys.sums import Grams
+from parallel_nst.painting.tiles.geometry import Tile
+
+
+@dataclass(frozen=True)
+class StyleTargets:
+    """What the style image asks for.
+
+    grams: the Gram mean to reach, by style layer.
+    norms: |G|^2 of the style image itself, by style layer; the style loss is in units of it.
+    powers: mean square of the style image's features, by content layer; the content loss is in units of it.
+    """
+
+    grams: Grams
+    norms: Mapping[str, float]
+    powers: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class StyleSums:
+    """What `StyleTargets` are made of, for a piece of the style image; disjoint pieces add up.
+
+    grams: sum of outer products, by style layer. powers: sum of the channels' mean square, by content layer.
+    """
+
+    grams: Grams
+    powers: Mapping[str, Tensor]
+    positions: Mapping[str, int]
+
+    def __add__(self, other: StyleSums) -> StyleSums:
+        return StyleSums(
+            grams={name: gram + other.grams[name] for name, gram in self.grams.items()},
+            powers={name: power + other.powers[name] for name, power in self.powers.items()},
+            positions={name: count + other.positions[name] for name, count in self.positions.items()},
+        )
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> StyleSums:
+        """On another device, in another precision."""
+        grams = {name: value.to(device, dtype) for name, value in self.grams.items()}
+        powers = {name: value.to(device, dtype) for name, value in self.powers.items()}
+        return replace(self, grams=grams, powers=powers)
+
+    @property
+    def targets(self) -> StyleTargets:
+        grams = {name: (gram / self.positions[name]).to(gram.dtype) for name, gram in self.grams.items()}
+        return StyleTargets(
+            grams=grams,
+            norms={name: max(float(gram.square().sum()), 1e-12) for name, gram in grams.items()},
+            powers={name: max(float(power) / self.positions[name], 1e-12) for name, power in self.powers.items()},
+        )
+
+
+@torch.no_grad()
+def measure_style(reader: FeatureReader, image: Tensor, tile: Tile) -> StyleSums:
+    """Over the core of a tile of a style image. image: the tile's `read` rectangle."""
+    cores = {name: features[(..., *reader.core(name, tile))] for name, features in reader.read(image).items()}
+    return StyleSums(
+        grams={name: gram_sums(cores[name]) for name in reader.layers.style},
+        powers={name: wide(cores[name]).square().mean(1).sum() for name in reader.layers.content},
+        positions={name: math.prod(core.shape[-2:]) for name, core in cores.items()},
+    )

@@ -1,0 +1,114 @@
+"""Independent tiles that exchange their overlaps and their Gram means every few steps.
+
+Between exchanges a tile works with what it was told: the others' Gram means grow stale, nothing else does. Each keeps
+what its optimiser has learnt over the exchange. A tile whose worker was lost goes on from the last exchange with a
+fresh optimiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parallel_nst.painting.gatys.sums import Grams
+from parallel_nst.painting.independent.blended import blended
+from parallel_nst.painting.independent.targets import measured_grams, tile_targets
+from parallel_nst.painting.independent.tasks import PackState, Round, tile_task
+from parallel_nst.painting.mode import Report
+from parallel_nst.painting.named_tensors import prefixed
+from parallel_nst.painting.planning.scales import Scale, ScaleResult
+from parallel_nst.painting.resolved import ResolvedRecipe
+from parallel_nst.painting.snapshots import Snapshot
+from parallel_nst.workers.pool import Pinned, Pool
+
+PackedState = Mapping[str, Tensor] | None  # None: there is none
+
+
+@dataclass(frozen=True, eq=False)
+class Exchange:
+    """What synchronised tiles have between two rounds: the blended picture (3, H, W), the steps done, the loss and each
+    tile's Gram means. states: asks for each tile's packed optimiser state. See `ScaleState`."""
+
+    pixels: np.ndarray
+    step: int
+    loss: float
+    grams: Sequence[Grams]
+    states: Callable[[], Sequence[PackedState]]
+    blend_seconds: float = 0.0
+
+    @property
+    def done(self) -> Sequence[int]:
+        return [self.step] * len(self.grams)
+
+    def preview(self) -> np.ndarray:
+        return self.pixels.clip(0, 1)
+
+    def snapshot(self, scale: int) -> Snapshot:
+        tensors = {"pixels": torch.from_numpy(self.pixels)}
+        for index, (grams, state) in enumerate(zip(self.grams, self.states(), strict=True)):
+            tensors |= prefixed(f"grams.{index}", grams) | prefixed(f"state.{index}", state or {})
+        return Snapshot(scale, self.step, tensors, {"loss": self.loss})
+
+
+@dataclass(frozen=True)
+class Synchronised:
+    """See `Mode`. series: the name under which workers keep what a tile's optimiser has learnt."""
+
+    scale: Scale
+    resolved: ResolvedRecipe
+    pool: Pool
+    series: str = field(default_factory=lambda: uuid4().hex)
+
+    def start(self, pixels: np.ndarray, carried: Any = None) -> Exchange:
+        grams = measured_grams(pixels, self.scale, self.resolved, self.pool)
+        return Exchange(pixels, 0, 0.0, grams, lambda: [None] * len(grams))
+
+    def restored(self, snapshot: Snapshot) -> Exchange:
+        tiles = range(len(self.scale.tiles))
+        states = [snapshot.under(f"state.{index}") or None for index in tiles]
+        return Exchange(
+            pixels=snapshot.tensors["pixels"].numpy(),
+            step=snapshot.step,
+            loss=snapshot.numbers["loss"],
+            grams=[snapshot.under(f"grams.{index}") for index in tiles],
+            states=lambda: states,
+        )
+
+    def states(self, start: Exchange, report: Report) -> Iterator[Exchange]:
+        now, states = start, start.states()
+        del start
+        while now.step < self.scale.steps:
+            now = self._after_round(now, states, report)
+            states = [None] * len(states)  # the workers have them
+            yield now
+
+    def result(self, end: Exchange) -> ScaleResult:
+        return ScaleResult(end.pixels, end.loss, blend_seconds=end.blend_seconds)
+
+    def _after_round(self, now: Exchange, states: Sequence[PackedState], report: Report) -> Exchange:
+        """The next exchange. states: what tiles are given of their optimisers."""
+        scale, tiling = self.scale, self.resolved.recipe.tiling
+        until = min(scale.steps, now.step + tiling.sync_every)
+        targets = tile_targets(scale, self.resolved, now.grams)
+        tasks = []
+        for tile, target, state in zip(scale.tiles, targets, states, strict=True):
+            task = tile_task(now.pixels, scale, tile, target, self.resolved)
+            tasks.append(Pinned(tile.index, replace(task, round=Round(self.series, now.step, until, state))))
+        results = dict(self.pool.map_pinned(tasks, report))
+        tiles = [results[tile.index] for tile in scale.tiles]
+        picture = blended(scale, tiling.overlap, tiles)
+        blending = now.blend_seconds + picture.blend_seconds
+        grams = [tile.grams for tile in tiles]
+        return Exchange(picture.pixels, until, picture.loss, grams, self._packed_states, blending)
+
+    def _packed_states(self) -> list[PackedState]:
+        """What the workers have kept of each tile's optimiser."""
+        tasks = [Pinned(tile.index, PackState(self.series, tile.index)) for tile in self.scale.tiles]
+        packed = dict(self.pool.map_pinned(tasks))
+        return [packed[tile.index] for tile in self.scale.tiles]

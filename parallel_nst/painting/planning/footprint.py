@@ -1,0 +1,69 @@
+"""What processes take: a worker with its tiles, and the one that holds the picture. In bytes."""
+
+from __future__ import annotations
+
+from parallel_nst.painting.planning.cuts import Cut
+from parallel_nst.painting.planning.profile import Profile
+from parallel_nst.recipe import Recipe
+
+PIXEL = 12  # bytes: three channels of float32
+
+# Measured on x86-64 Linux with PyTorch 2.13 (oneDNN), one thread, freed memory kept (`workers.keep_memory`): greatest
+# resident size over three exact steps, embedded backbone, VGG19 and SqueezeNet, float32 and bfloat16, tiles of 256 to
+# 1024 px, none to four graphs kept, beside what `networks.profile` counts. The two factors were raised by 1.3 since,
+# when a picture of 18 megapixels took that much more of its workers than was forecast.
+PROCESS = 420e6  # PyTorch, Ray, OpenCV and the rest loaded (340 MB) and what the first convolutions leave behind
+WEIGHT_COPIES = 2  # of the float32 weights: as they came, and in channels_last
+GRAPH_FACTOR = 1.5  # kept graphs: the holes between their tensors
+WORK_FACTOR = 2.1  # the tile being computed: the workspaces of the convolutions, and holes
+TILE_COPIES = 4  # of its pixels: received, as a tensor, on their way back, and those of the next tile
+RAY = 750e6  # a local Ray's own processes
+PICTURES = 6  # float32 copies that a process holds of what it paints: see `image_copies`
+DRIVER = 500e6  # the same of the process that holds the picture, with its files' codecs
+
+
+def exact_bytes(profile: Profile, cut: Cut, kept: int) -> int:
+    """Memory of a worker at its worst moment, with so many graphs kept. Where all are, the last one's tile is the one
+    being computed."""
+    others = min(kept, len(cut.reads) - 1) * graph_bytes(profile, cut)
+    halo = cut.largest_read - cut.largest_core
+    work = profile.fixed + cut.largest_core * profile.peak + halo * profile.halo.peak
+    tiles = cut.largest_read * (len(cut.reads) * profile.content + TILE_COPIES * PIXEL)
+    return int(process_bytes(profile) + GRAPH_FACTOR * others + WORK_FACTOR * work + tiles)
+
+
+def graph_bytes(profile: Profile, cut: Cut) -> float:
+    """What the largest tile's graph keeps, its pixels among it."""
+    halo = cut.largest_read - cut.largest_core
+    return cut.largest_core * profile.graph + halo * profile.halo.graph + cut.largest_read * PIXEL
+
+
+def process_bytes(profile: Profile) -> float:
+    """Memory of a worker that has its network and no tile."""
+    return PROCESS + WEIGHT_COPIES * 4 * profile.parameters
+
+
+def independent_bytes(profile: Profile, read: int, recipe: Recipe) -> int:
+    """Memory of a worker that optimises a tile of so many px by itself."""
+    tile = read * (profile.content + (TILE_COPIES + image_copies(recipe)) * PIXEL)
+    return int(process_bytes(profile) + WORK_FACTOR * (profile.fixed + read * profile.peak) + tile)
+
+
+def image_copies(recipe: Recipe) -> int:
+    """Float32 copies of an image that its optimisation holds at once: image, gradient, best, content and what a step
+    makes; for lbfgs also a pair of half-precision vectors, together one copy, for each step it remembers."""
+    return PICTURES + (recipe.history if recipe.optimizer == "lbfgs" else 0)
+
+
+def driver_bytes(height: int, width: int, recipe: Recipe) -> int:
+    """Memory of the process that holds a whole picture of this size and, where its tiles are one objective, optimises
+    it."""
+    copies = image_copies(recipe) if recipe.tiling.mode == "exact" else PICTURES
+    return int(DRIVER + copies * PIXEL * height * width)
+
+
+def worker_share(memory: int, height: int, width: int, recipe: Recipe, workers: int, *, ray: bool = False) -> int:
+    """What each of a machine's workers may take of `memory`: an equal part of what the driver leaves, and a local Ray's
+    own processes where they are to be counted."""
+    left = memory - driver_bytes(height, width, recipe) - (int(RAY) if ray else 0)
+    return max(0, left) // workers

@@ -1,0 +1,75 @@
+"""The figures that say whether a seam can be seen. Pure: numpy in, numbers out. Arrays are (..., H, W)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from parallel_nst.painting.tiles.geometry import Tile
+
+NEAR, FAR = 4, 16  # px from a border within which the ordinary steps of a picture are taken
+
+
+def borders(tiles: Sequence[Tile]) -> tuple[list[int], list[int]]:
+    """Inner core borders: the rows, then the columns, where one core ends and the next begins."""
+    rows, columns = ({tile.core.top for tile in tiles}, {tile.core.left for tile in tiles})
+    return sorted(rows)[1:], sorted(columns)[1:]
+
+
+def lines(image: np.ndarray, tiles: Sequence[Tile]) -> Iterator[tuple[np.ndarray, int]]:
+    """For every inner border: the picture turned so that the border runs along the last axis but one, and its
+    position."""
+    rows, columns = borders(tiles)
+    turned = np.swapaxes(image, -1, -2)
+    yield from ((image, column) for column in columns)
+    yield from ((turned, row) for row in rows)
+
+
+def step_ratio(image: np.ndarray, tiles: Sequence[Tile]) -> float:
+    """Mean absolute step across the tile borders over the mean absolute step 4 to 16 px to either side.
+
+    About 1 where no border can be seen; hold it against the untiled picture's own ratio at the same lines, because a
+    horizon is not a seam. NaN when there is no border, or nothing but flat colour beside it.
+    """
+    across: list[float] = []
+    beside: list[float] = []
+    for turned, at in lines(image, tiles):
+        band = turned[..., max(0, at - FAR - 1) : at + FAR + 1]
+        steps = np.abs(np.diff(band, axis=-1)).mean(axis=tuple(range(band.ndim - 1)))
+        distance = np.abs(np.arange(len(steps)) - (at - 1 - max(0, at - FAR - 1)))
+        across.extend(steps[distance == 0])
+        beside.extend(steps[(distance >= NEAR) & (distance <= FAR)])
+    return ratio(across, beside)
+
+
+def overlap_sharpness(image: np.ndarray, tiles: Sequence[Tile], overlap: int) -> float:
+    """Mean absolute gradient inside the overlaps over that of equally wide bands on both sides of them.
+
+    Below 1 where blending has blurred; hold it against the untiled picture's own figure at the same places.
+    """
+    inside: list[float] = []
+    beside: list[float] = []
+    half = max(1, overlap // 2)
+    for turned, at in lines(image, tiles):
+        inside.append(mean_gradient(turned[..., max(0, at - half) : at + half]))
+        beside.append(mean_gradient(turned[..., max(0, at - 3 * half) : max(0, at - half)]))
+        beside.append(mean_gradient(turned[..., at + half : at + 3 * half]))
+    return ratio(inside, beside)
+
+
+def mean_gradient(band: np.ndarray) -> float:
+    """Mean absolute difference of neighbours along both axes; NaN for a band too thin to have any."""
+    if min(band.shape[-2:]) < 2:
+        return math.nan
+    down, across = np.abs(np.diff(band, axis=-2)), np.abs(np.diff(band, axis=-1))
+    return float(down.mean() + across.mean()) / 2
+
+
+def ratio(inside: Sequence[float], beside: Sequence[float]) -> float:
+    """Mean over mean, NaN entries left out; NaN when that is not defined."""
+    above, below = ([v for v in values if not math.isnan(v)] for values in (inside, beside))
+    if not above or not below or not sum(below):
+        return math.nan
+    return float((sum(above) / len(above)) / (sum(below) / len(below)))
