@@ -15,8 +15,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from parallel_nst.networks.backbones.base import Backbone, Embedded, SqueezeNet
-from parallel_nst.networks.backbones.registry import build_backbone, read_tensors
+from parallel_nst.networks.backbones.base import Backbone
+from parallel_nst.networks.backbones.embedded import Embedded
+from parallel_nst.networks.backbones.loading import build_backbone
+from parallel_nst.networks.backbones.squeezenet import SqueezeNet
+from parallel_nst.networks.weights.states import read_state
 from parallel_nst.training.distill import Distiller, DistillSettings, batches, load_photos, split
 
 RIDGE = 1e-3  # of the features' mean square
@@ -50,9 +53,9 @@ def arithmetic(backbone: Embedded) -> float:
     """Forward MFLOP for each px of the image."""
     return (
         sum(
-            2 * stage.module.weight.numel() / backbone.layers[stage.name].stride ** 2
-            for stage in backbone.stages
-            if isinstance(stage.module, torch.nn.Conv2d)
+            2 * block.module.weight.numel() / backbone.layers[block.name].stride ** 2
+            for block in backbone.blocks
+            if isinstance(block.module, torch.nn.Conv2d)
         )
         / 1e6
     )
@@ -66,7 +69,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = DistillSettings()
     teacher = SqueezeNet()
-    state = read_tensors(arguments.teacher)
+    state = read_state(arguments.teacher)
     teacher.load_state_dict({key: value for key, value in state.items() if key.startswith("features.")})
     model = Distiller(settings, teacher.requires_grad_(False))
     training, held_out = split(load_photos(arguments.photos), settings)
@@ -74,7 +77,7 @@ def main() -> None:
     train, test = ([stream.at(step)["images"] for step in range(n)] for stream, n in zip(streams, (12, 6), strict=True))
     rows, histories = [], []
     for path in arguments.weights:
-        backbone = build_backbone("embedded", read_tensors(path))
+        backbone = build_backbone("embedded", read_state(path))
         assert isinstance(backbone, Embedded)
         errors = unexplained(backbone, model, train, test)
         parameters = sum(p.numel() for p in backbone.parameters())

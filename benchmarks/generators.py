@@ -21,7 +21,6 @@ from parallel_nst.files.images import read_image
 from parallel_nst.networks.generators.base import Generator, Style
 from parallel_nst.networks.generators.cyclegan import DnCNN, ResNetGenerator
 from parallel_nst.networks.generators.files import read_generator
-from parallel_nst.networks.generators.microast import MicroAST
 from parallel_nst.networks.generators.transformer import TransformerNet, VGGDecoder
 from parallel_nst.networks.moments import worst_gap
 from parallel_nst.painting.generators.runs import prepare
@@ -126,7 +125,7 @@ def main() -> None:
     speeds, tilings = [], []
     measured = list(models(chosen.checkpoints).items())
     for name, generator in measured[::4] if chosen.quick else measured:
-        style = generator.encode_style(cropped(chosen.style, wide)) if isinstance(generator, MicroAST) else None
+        style = generator.encode_style(cropped(chosen.style, wide)) if generator.takes_style else None
         speeds.append(speed_row(name, generator, small, style, repeats))
         if name not in ("rain_princess.npz", "udnie.npz", "wave.npz", "CycleGAN ResNet-9"):  # as others, only longer
             tilings += tile_rows(name, generator, large, style, 1)
@@ -141,8 +140,7 @@ def main() -> None:
         [
             str(__doc__).split("\n\n", maxsplit=1)[0],
             f"One thread. Speed: a picture of {side} x {side} px, {repeats} runs of each, in turn. Differences are in "
-            "grey levels, 1/255, from float32 in NCHW in the first table, from the picture in one piece in the second. "
-            "fast-style-transfer goes on by reflection past the picture's edges, which costs most where it is small.",
+            "grey levels, 1/255, from float32 in NCHW in the first table, from the picture in one piece in the second.",
             table(header, speeds),
             f"Tiles: a picture of {wide} x {wide} px in float32, tiles of {wide // 2} px, a thumbnail of as many. In "
             f"exact tiles the greatest difference has a median of {median(exact):.4f} grey levels.",

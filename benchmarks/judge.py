@@ -34,7 +34,8 @@ from torch import Tensor
 from parallel_nst.cli.options import bundled_style
 from parallel_nst.files.images import Picture, fit, read_image, resize, write_image
 from parallel_nst.networks.backbones.base import Backbone
-from parallel_nst.networks.backbones.registry import backbone_entry, build_backbone, load_weights
+from parallel_nst.networks.backbones.loading import build_backbone, load_weights
+from parallel_nst.networks.backbones.registry import backbone_entry
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.losses import gram_part
 from parallel_nst.painting.gatys.style import measure_style

@@ -19,15 +19,12 @@ from torch.utils.flop_counter import flop_registry
 
 from parallel_nst.files.bundled import bundled_content, bundled_style
 from parallel_nst.files.images import Picture, fit, read_image
-from parallel_nst.networks.backbones.base import (
-    VGG,
-    VGG16_WIDTHS,
-    VGG19_WIDTHS,
-    Layer,
-    ResNet,
-    SqueezeNet,
-)
-from parallel_nst.networks.backbones.registry import State, build_backbone, load_weights
+from parallel_nst.networks.backbones.base import Layer
+from parallel_nst.networks.backbones.loading import build_backbone, load_weights
+from parallel_nst.networks.backbones.resnet import ResNet
+from parallel_nst.networks.backbones.squeezenet import SqueezeNet
+from parallel_nst.networks.backbones.vgg import VGG, VGG16_WIDTHS, VGG19_WIDTHS
+from parallel_nst.networks.weights.states import State
 from parallel_nst.painting.exact.hub import TiledObjective
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.objective import LocalObjective

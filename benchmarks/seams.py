@@ -17,7 +17,7 @@ import page
 from parallel_nst.files.bundled import bundled_content, bundled_style
 from parallel_nst.files.images import Picture, read_image, write_image
 from parallel_nst.jobs.picture import untiled
-from parallel_nst.networks.backbones.registry import build_backbone, load_weights
+from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.painting.planning.scales import plan_scales
 from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.stylize import budget_for, stylize

@@ -21,7 +21,7 @@ from scene import Scene
 from torch import Tensor
 
 from parallel_nst.files.images import Picture, fit
-from parallel_nst.networks.backbones.registry import build_backbone
+from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.painting.exact.mode import CarriedState
 from parallel_nst.painting.gatys.losses import gram_part
 from parallel_nst.painting.gatys.minimise import Iteration, Objective, minimise
@@ -52,12 +52,12 @@ class Tutorial:
     def _features(self, image: Tensor) -> dict[str, Tensor]:
         x, features = (image - self._backbone.mean) / self._backbone.std, {}
         wanted = {**self._scene.resolved.layers.style, **self._scene.resolved.layers.content}
-        for stage in self._backbone.stages:
+        for block in self._backbone.blocks:
             if len(features) == len(wanted):
                 break
-            x = stage.module(x)
-            if stage.name in wanted:
-                features[stage.name] = x
+            x = block.module(x)
+            if block.name in wanted:
+                features[block.name] = x
         return features
 
     def loss(self, image: Tensor) -> Tensor:

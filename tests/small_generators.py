@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from parallel_nst.networks.generators.cyclegan import DnCNN, ResNetGenerator
 from parallel_nst.networks.generators.microast import MicroAST
 from parallel_nst.networks.generators.transformer import FORMS, TransformerNet, VGGDecoder
+from parallel_nst.painting.generators.tiles import exact_statistics, generate_tiles, plan_pieces
 
 NARROW = {
     **{form: lambda form=form: TransformerNet(form, (4, 5, 6), 1) for form in FORMS},
@@ -40,6 +41,14 @@ def picture(height, width, seed=1, dtype=torch.float64):
     coarse = torch.rand(1, 3, 4, 4, generator=noise, dtype=dtype)
     fine = torch.rand(1, 3, height, width, generator=noise, dtype=dtype)
     return 0.8 * F.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1) + 0.2 * fine
+
+
+def in_tiles(generator, content, side, statistics=None, style=None):
+    """The stylised picture in tiles of about `side` px, with the exact statistics where none are given."""
+    tiles = plan_pieces(generator, *content.shape[-2:], side)
+    if statistics is None:
+        statistics = exact_statistics(generator, content, tiles, style)
+    return generate_tiles(generator, content, tiles, statistics, style)
 
 
 def same_pictures(one, other, tolerance=1e-5):

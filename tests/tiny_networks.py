@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from parallel_nst.networks.backbones.base import Embedded
+from parallel_nst.networks.backbones.embedded import Embedded
 from parallel_nst.painting.resolved import resolve
 from parallel_nst.recipe import LayerWeights, Recipe
 

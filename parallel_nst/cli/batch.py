@@ -67,6 +67,14 @@ BATCH_FLAGS = {
             show_default="exact",
         ),
     ),
+    "edges": Flag(
+        str | None,
+        typer.Option(
+            help="Of pictures, for generators: published, with the padding that the network was trained with, or "
+            "mirror, which shows it a mirror image beyond them.",
+            show_default="published",
+        ),
+    ),
     "format": Flag(str | None, typer.Option(help="Of all outputs, such as png.", show_default="each picture's own")),
     "suffix": Flag(str, typer.Option(help="Put behind each name, such as -wave."), default=""),
     "overwrite": switch("--overwrite", "Replace files in OUT that no batch has written."),
@@ -86,6 +94,7 @@ class BatchFlags:
     style: Path | None
     strength: float | None
     statistics: str | None
+    edges: str | None
     format: str | None
     suffix: str
     overwrite: bool
@@ -135,7 +144,7 @@ def job_of(flags: BatchFlags, recipe: Recipe, options: Mapping[str, Any]) -> Fol
     optimises = flags.model is None and flags.style is not None
     if not flags.out:
         raise typer.BadParameter("OUT is empty; name a folder to write to, . for this one")
-    given = [name for name in ("strength", "statistics") if optimises and options[name] is not None]
+    given = [name for name in ("strength", "statistics", "edges") if optimises and options[name] is not None]
     if not optimises:
         for name in ("strength", "style_size"):
             if flags.style is None and options[name] is not None:
@@ -154,6 +163,7 @@ def job_of(flags: BatchFlags, recipe: Recipe, options: Mapping[str, Any]) -> Fol
             strength=1.0 if flags.strength is None else flags.strength,
             statistics=cast(Any, flags.statistics or GeneratorOptions.statistics),  # checked there
             dtype="auto" if optimises else recipe.dtype,
+            edges=cast(Any, flags.edges or GeneratorOptions.edges),
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

@@ -52,7 +52,7 @@ def inspect_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
 ) -> None:
     """Say what files hold: network, sizes, whose form they have."""
-    from parallel_nst.networks.generators.registry import open_generator
+    from parallel_nst.networks.generators.files import open_generator
 
     facts, failed = [], False
     for model in models:
@@ -112,8 +112,7 @@ def convert_command(
     half: Annotated[bool, typer.Option("--half", help="In float16: half the size.")] = False,
 ) -> None:
     """Write any readable generator in this project's own form, which is safe to pass on."""
-    from parallel_nst.networks.generators.files import save_generator
-    from parallel_nst.networks.generators.registry import open_generator
+    from parallel_nst.networks.generators.files import open_generator, save_generator
 
     if out.suffix.lower() != ".safetensors" or not out.parent.is_dir() or out.is_dir():
         raise typer.BadParameter(f"{out} cannot be written; give a name that ends in .safetensors in a folder there is")

@@ -53,6 +53,29 @@ class Conv2d(nn.Conv2d):
         return y
 
 
+class SamePad2d(nn.Module):
+    """Zeros for a convolution to give ceil(side / stride) outputs, TensorFlow's "same": how many come before the
+    picture depends on its size.
+
+    least_before, most_before: over all sizes.
+    """
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.kernel, self.step = kernel, stride
+        before = [self._total(length) // 2 for length in range(1, stride + 1)]
+        self.least_before, self.most_before = min(before), max(before)
+
+    def _total(self, length: int) -> int:
+        """Zeros before and after a side together."""
+        return max(0, self.kernel - (length % self.step or self.step))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H', W') from (N, C, H, W)."""
+        height, width = (self._total(length) for length in x.shape[-2:])
+        return F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+
+
 def rows_of(x: Tensor, start: int, stop: int) -> Tensor:
     """Rows `start` to `stop` of (N, C, H, W), zeros where there are none."""
     height = x.shape[2]

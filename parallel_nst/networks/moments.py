@@ -29,7 +29,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Sums:
+class MomentSums:
     """Number of positions, sum and sum of squares (N, C) in float64: sums of pieces add up to those of the picture."""
 
     count: int
@@ -37,14 +37,14 @@ class Sums:
     squares: Tensor
 
     @staticmethod
-    def of(x: Tensor, rows: slice = slice(None), columns: slice = slice(None)) -> Sums:
+    def of(x: Tensor, rows: slice = slice(None), columns: slice = slice(None)) -> MomentSums:
         """Of the given positions of activations (N, C, H, W)."""
         moments = moments_of(x[..., rows, columns])
         mean, count = moments.mean.double(), moments.count
-        return Sums(count, mean * count, (moments.variance.double() + mean.square()) * count)
+        return MomentSums(count, mean * count, (moments.variance.double() + mean.square()) * count)
 
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(self.count + other.count, self.total + other.total, self.squares + other.squares)
+    def __add__(self, other: MomentSums) -> MomentSums:
+        return MomentSums(self.count + other.count, self.total + other.total, self.squares + other.squares)
 
     def moments(self) -> Moments:
         mean = self.total / self.count

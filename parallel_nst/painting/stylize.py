@@ -14,7 +14,7 @@ import torch
 
 from parallel_nst.files.images import Picture, resize
 from parallel_nst.networks.backbones.base import Backbone
-from parallel_nst.networks.backbones.registry import build_backbone
+from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.painting.exact.hub import TiledObjective
 from parallel_nst.painting.exact.mode import Exact
 from parallel_nst.painting.independent.alone import Alone

@@ -32,15 +32,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
-from parallel_nst.networks.backbones.base import Backbone, Embedded
-from parallel_nst.networks.backbones.registry import (
-    build_backbone,
-    dequantised,
-    quantised,
-    read_tensors,
-    save_embedded,
-)
+from parallel_nst.networks.backbones.base import Backbone
+from parallel_nst.networks.backbones.embedded import Embedded
+from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.networks.generators.base import Generator
+from parallel_nst.networks.weights.quantised import dequantised, quantised, save_quantised
+from parallel_nst.networks.weights.states import read_state
 from parallel_nst.training.batches import Batches
 from parallel_nst.training.fit import FitSettings, TrainingCallbacks, TrainingStatus, fit
 from parallel_nst.training.objective import TOTAL, Batch, Losses, Phase
@@ -124,20 +121,20 @@ class NormalisedStudent(nn.Module):
 
     def convolutions(self) -> Iterator[tuple[str, nn.Conv2d]]:
         """Name and module of each convolution, in order."""
-        for stage in self.backbone.stages:
-            if isinstance(stage.module, nn.Conv2d):
-                yield stage.name, stage.module
+        for block in self.backbone.blocks:
+            if isinstance(block.module, nn.Conv2d):
+                yield block.name, block.module
 
     def forward(self, crops: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """As the backbone's own, normalised on the way."""
         features = {}
         x = (crops - self.backbone.mean) / self.backbone.std
-        for stage in self.backbone.stages:
-            x = stage.module(x)
-            if stage.name in self.norms:
-                x = self.norms[stage.name](x)
-            if stage.name in names:
-                features[stage.name] = x
+        for block in self.backbone.blocks:
+            x = block.module(x)
+            if block.name in self.norms:
+                x = self.norms[block.name](x)
+            if block.name in names:
+                features[block.name] = x
         return features
 
     @torch.no_grad()
@@ -158,9 +155,9 @@ class NormalisedStudent(nn.Module):
     def fold(self) -> Embedded:
         """The backbone alone, computing what this module computes in evaluation mode."""
         folded = copy.deepcopy(self.backbone)
-        for stage in folded.stages:
-            if isinstance(stage.module, nn.Conv2d):
-                conv, norm = stage.module, self.norms[stage.name]
+        for block in folded.blocks:
+            if isinstance(block.module, nn.Conv2d):
+                conv, norm = block.module, self.norms[block.name]
                 assert isinstance(norm, nn.BatchNorm2d) and conv.bias is not None
                 assert norm.running_mean is not None and norm.running_var is not None
                 gain = norm.weight / (norm.running_var + norm.eps).sqrt()
@@ -385,7 +382,9 @@ def export(model: Distiller, held_out: list[np.ndarray], settings: DistillSettin
     folded = model.student.fold()
     model.student = build_backbone("embedded", dequantised(quantised(folded.state_dict())))
     errors = evaluate(model, held_out, settings)
-    save_embedded(folded, output, {"settings": json.dumps(asdict(settings)), "errors": json.dumps(errors)})
+    save_quantised(
+        folded.state_dict(), output, {"settings": json.dumps(asdict(settings)), "errors": json.dumps(errors)}
+    )
     return errors
 
 
@@ -402,9 +401,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
     settings = DistillSettings(**json.loads(args.settings))
-    teacher = build_backbone(settings.teacher, read_tensors(args.teacher))
+    teacher = build_backbone(settings.teacher, read_state(args.teacher))
     teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    begin = build_backbone("embedded", read_tensors(args.begin)) if args.begin else None
+    begin = build_backbone("embedded", read_state(args.begin)) if args.begin else None
     assert begin is None or isinstance(begin, Embedded)
     photos = load_photos(args.photos)
     model = distill(settings, photos, teacher, args.work, begin)

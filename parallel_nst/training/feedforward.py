@@ -233,16 +233,17 @@ def new_decoder(width: int) -> Generator:
 def take_encoder(generator: Generator, weights: Mapping[str, Tensor]) -> None:
     """Put torchvision's VGG16 into the encoder and freeze its first 20 layers, as the source of this generator does.
     BadInput where the generator has no such encoder."""
-    if not isinstance(generator, VGGDecoder):
+    encoder = generator.vgg_encoder()
+    if encoder is None:
         raise BadInput(f"weights for an encoder are given, but {generator.architecture} has none")
     own = {f"encoder.{key.removeprefix('features.')}": value for key, value in weights.items()}
     for key, value in generator.state_dict().items():
         layer = key.split(".")[1]
-        if key.startswith("encoder.") and isinstance(generator.encoder[int(layer)], nn.Conv2d):
+        if key.startswith("encoder.") and isinstance(encoder[int(layer)], nn.Conv2d):
             if key not in own or own[key].shape != value.shape:
                 raise BadInput(f"the encoder's weights lack {key.replace('encoder', 'features')} of VGG16's shape")
             value.copy_(own[key])
-    generator.encoder[:FROZEN_LAYERS].requires_grad_(False)
+    encoder[:FROZEN_LAYERS].requires_grad_(False)
 
 
 def begin_at(generator: Generator, colour: Tensor) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from parallel_nst.networks.backbones.registry import State, load_weights
+from parallel_nst.networks.backbones.loading import load_weights
+from parallel_nst.networks.weights.states import State
 from parallel_nst.recipe import Recipe, parse_grid
 from parallel_nst.workers.crew import Crew, plan_crew
 from parallel_nst.workers.pool import Pool, SerialPool

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from parallel_nst.networks.backbones.base import Backbone
-from parallel_nst.networks.backbones.registry import State, build_backbone
+from parallel_nst.networks.backbones.loading import build_backbone
+from parallel_nst.networks.weights.states import State
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 

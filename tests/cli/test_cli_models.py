@@ -10,8 +10,8 @@ from safetensors import safe_open
 from small_generators import same_pictures, small
 
 from parallel_nst.cli import main as cli
-from parallel_nst.networks.generators.files import read_generator, save_generator
-from parallel_nst.networks.generators.registry import digest_of, named_models
+from parallel_nst.networks.generators.files import digest_of, read_generator, save_generator
+from parallel_nst.networks.generators.registry import named_models
 
 
 @pytest.fixture

@@ -6,21 +6,23 @@ import pickle
 import urllib.error
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from tiny_networks import tiny_state
 
+from parallel_nst.errors import BadWeights
 from parallel_nst.files.images import read_image
-from parallel_nst.networks.backbones import registry as checkpoints
-from parallel_nst.networks.backbones.base import VGG, VGG16_WIDTHS, VGG19_WIDTHS, Embedded, ResNet, SqueezeNet
-from parallel_nst.networks.backbones.registry import (
-    BACKBONES,
-    build_backbone,
-    load_weights,
-    read_tensors,
-    save_embedded,
-)
+from parallel_nst.networks.backbones.embedded import Embedded
+from parallel_nst.networks.backbones.loading import build_backbone, load_weights
+from parallel_nst.networks.backbones.registry import BACKBONES, BUNDLED
+from parallel_nst.networks.backbones.resnet import ResNet
+from parallel_nst.networks.backbones.squeezenet import SqueezeNet
+from parallel_nst.networks.backbones.vgg import VGG, VGG16_WIDTHS, VGG19_WIDTHS
+from parallel_nst.networks.weights import download
+from parallel_nst.networks.weights.quantised import quantised, save_quantised
+from parallel_nst.networks.weights.states import read_state
 
 SQUEEZENET = Path(__file__).parents[3] / "shared/data/weights/squeezenet1_0.safetensors"
 PHOTOS = Path(__file__).parents[3] / "shared/data/photos"
@@ -58,14 +60,14 @@ def test_pytorch_files_are_read_too(tmp_path):
     torch.save(tiny_state(), tmp_path / "plain.pth")
     torch.save({"state_dict": tiny_state()}, tmp_path / "wrapped.pth")
     for name in ("plain.pth", "wrapped.pth"):
-        read = read_tensors(tmp_path / name)
+        read = read_state(tmp_path / name)
         assert all(torch.equal(read[key], value) for key, value in tiny_state().items())
 
 
 def test_eight_bits_keep_each_weight_within_half_a_step(tmp_path):
     backbone = build_backbone("embedded", tiny_state())
-    save_embedded(backbone, tmp_path / "small.safetensors", {"settings": "{}"})
-    read = read_tensors(tmp_path / "small.safetensors")
+    save_quantised(backbone.state_dict(), tmp_path / "small.safetensors", {"settings": "{}"})
+    read = read_state(tmp_path / "small.safetensors")
     for key, value in tiny_state().items():
         if value.dim() == 4:
             step = value.abs().amax((1, 2, 3), keepdim=True) / 127
@@ -114,7 +116,7 @@ def test_trained_squeezenet_knows_what_is_in_a_photograph():
     """Colours, keys and geometry are those that the weights were trained with: with its classifier put back, the
     network names the first classes of ImageNet."""
     backbone = build_backbone("squeezenet", load_weights("squeezenet", SQUEEZENET))
-    classifier = {key: value for key, value in read_tensors(SQUEEZENET).items() if key.startswith("classifier.")}
+    classifier = {key: value for key, value in read_state(SQUEEZENET).items() if key.startswith("classifier.")}
     photos = sorted(PHOTOS.glob("n0144*"))[:2]
     for path in photos:
         image = torch.from_numpy(read_image(path).pixels.copy()).permute(2, 0, 1)[None]
@@ -127,9 +129,9 @@ def test_trained_squeezenet_knows_what_is_in_a_photograph():
 
 
 def test_the_embedded_weights_are_small_and_there():
-    path = checkpoints.Path(checkpoints.__file__).parents[1] / "weights" / "embedded.safetensors"
+    path = BUNDLED / "embedded.safetensors"
     assert path.stat().st_size < 3 << 20
-    assert all(torch.isfinite(value).all() for value in read_tensors(path).values())
+    assert all(torch.isfinite(value).all() for value in read_state(path).values())
 
 
 def damaged(tmp_path):
@@ -142,13 +144,13 @@ def damaged(tmp_path):
     cases = {
         "empty.pth": (b"", "empty"),
         "page.pth": (b"<!DOCTYPE html><html>", "web page"),
-        "text.pth": (b"hello, these are my weights", "cannot be read"),
-        "evil.pth": (pickle.dumps(Evil()), "cannot be read"),
+        "text.pth": (b"hello, these are my weights", "is a text file"),
+        "evil.pth": (pickle.dumps(Evil()), "cannot be read|holds Python objects"),
         "cut.safetensors": ((2000).to_bytes(8, "little") + b'{"a":', "cannot be read"),
     }
     whole = io.BytesIO()
     torch.save(tiny_state(), whole)
-    cases["cut.pth"] = (whole.getvalue()[:300], "cannot be read")
+    cases["cut.pth"] = (whole.getvalue()[:300], "is cut short")
     numbers = io.BytesIO()
     torch.save({"epoch": 3}, numbers)
     cases["numbers.pth"] = (numbers.getvalue(), "no state dict")
@@ -159,11 +161,11 @@ def test_what_is_no_weights_is_refused_in_one_line_that_names_it(tmp_path, capsy
     for path, content, word in damaged(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=word) as refused:
-            read_tensors(path)
+            read_state(path)
         assert path.name in str(refused.value) and "\n" not in str(refused.value)
     assert "run" not in capsys.readouterr().out
-    with pytest.raises(ValueError, match="folder"):
-        read_tensors(tmp_path)
+    with pytest.raises(BadWeights, match="is no file"):
+        read_state(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +189,53 @@ def test_weights_of_another_network_are_refused(tmp_path, name, change, words):
     with pytest.raises(ValueError, match=words) as refused:
         load_weights(name, path)
     assert "other.safetensors" in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("key", ["block1.conv1.weight", "block3.conv1.bias"])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, key, value):
+    state = tiny_state()
+    state[key].view(-1)[-1] = value
+    save_file(state, tmp_path / "diverged.safetensors")
+    with pytest.raises(BadWeights, match=f"diverged.safetensors .*{key} holds infinite values or NaN") as refused:
+        load_weights("embedded", tmp_path / "diverged.safetensors")
+    assert "\n" not in str(refused.value)
+
+
+def test_eight_bit_weights_with_a_scale_that_is_not_finite_are_refused(tmp_path):
+    state = quantised(tiny_state())
+    state["block1.conv1.weight.scale"][0] = float("nan")
+    save_file(state, tmp_path / "small.safetensors")
+    with pytest.raises(BadWeights, match=r"block1\.conv1\.weight holds infinite values or NaN"):
+        load_weights("embedded", tmp_path / "small.safetensors")
+
+
+STRANGE = {
+    "integers": (lambda key: {key: torch.ones(4, 3, 3, 3, dtype=torch.int64)}, "holds int64"),
+    "meta": (lambda key: {key: torch.empty(4, 3, 3, 3, device="meta")}, "sparse, quantised or meta"),
+    "one number seen often": (lambda key: {key: torch.zeros(1).expand(1 << 20, 1 << 20, 1, 1)}, "declares .* numbers"),
+    "a list": (lambda key: {key: [1.0]}, "holds no state dict"),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_backbones_are_read_as_carefully_as_generators(tmp_path, kind):
+    make, message = STRANGE[kind]
+    torch.save(tiny_state() | make("block1.conv1.weight"), tmp_path / "w.pth")
+    with pytest.raises(BadWeights, match=message) as refused:
+        load_weights("embedded", tmp_path / "w.pth")
+    assert str(refused.value).startswith(str(tmp_path)) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "module._orig_mod."])
+def test_prefixes_of_wrapping_modules_are_taken_off(tmp_path, prefix):
+    torch.save({"model": {f"{prefix}{key}": value for key, value in tiny_state().items()}}, tmp_path / "w.pth")
+    assert load_weights("embedded", tmp_path / "w.pth").keys() == tiny_state().keys()
+
+
+def test_arrays_of_numpy_are_weights_too(tmp_path):
+    np.savez(tmp_path / "w.npz", **{key: value.numpy() for key, value in tiny_state().items()})
+    assert all(torch.equal(load_weights("embedded", tmp_path / "w.npz")[k], v) for k, v in tiny_state().items())
 
 
 def test_an_unknown_backbone_is_named_with_the_known_ones():
@@ -214,7 +263,7 @@ def test_without_a_network_the_error_says_what_to_do(cache, monkeypatch):
     def no_network(*_, **__):
         raise urllib.error.URLError("no route to host")
 
-    monkeypatch.setattr(checkpoints.urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(download.urllib.request, "urlopen", no_network)
     with pytest.raises(ValueError, match="cannot be downloaded") as refused:
         load_weights("vgg19")
     for word in ("vgg19-dcbb9e9d.pth", "--weights FILE", str(cache), "--backbone embedded", "no route"):
@@ -222,7 +271,7 @@ def test_without_a_network_the_error_says_what_to_do(cache, monkeypatch):
 
 
 def test_a_download_is_used_only_when_its_digest_agrees(cache, monkeypatch):
-    monkeypatch.setattr(checkpoints.urllib.request, "urlopen", lambda *_, **__: Answer(b"something else"))
+    monkeypatch.setattr(download.urllib.request, "urlopen", lambda *_, **__: Answer(b"something else"))
     with pytest.raises(ValueError, match="dcbb9e9d"):
         load_weights("vgg19")
     assert not list(cache.iterdir())
@@ -230,7 +279,7 @@ def test_a_download_is_used_only_when_its_digest_agrees(cache, monkeypatch):
 
 def test_a_download_is_kept(cache, monkeypatch):
     digest = hashlib.sha256(b"weights").hexdigest()
-    monkeypatch.setattr(checkpoints.urllib.request, "urlopen", lambda *_, **__: Answer(b"weights"))
+    monkeypatch.setattr(download.urllib.request, "urlopen", lambda *_, **__: Answer(b"weights"))
     cache.mkdir()
-    checkpoints.download("https://example.org/file", cache / "file", digest[:8])
+    download.download("https://example.org/file", cache / "file", digest[:8])
     assert [(path.name, path.read_bytes()) for path in cache.iterdir()] == [("file", b"weights")]

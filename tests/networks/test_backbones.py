@@ -2,52 +2,16 @@
 
 import pytest
 import torch
+from public_networks import NETWORKS, drawn, network_of
 from tiny_networks import tiny_backbone
 
-from parallel_nst.networks.backbones.base import (
-    VGG,
-    VGG16_WIDTHS,
-    VGG19_WIDTHS,
-    Embedded,
-    Layer,
-    ResNet,
-    SqueezeNet,
-    deepest,
-)
+from parallel_nst.networks.backbones.base import Layer, deepest
+from parallel_nst.networks.backbones.resnet import ResNet
+from parallel_nst.networks.backbones.squeezenet import SqueezeNet
+from parallel_nst.networks.backbones.vgg import VGG, VGG16_WIDTHS, VGG19_WIDTHS
 from parallel_nst.painting.tiles.geometry import gather, plan_tiles, scatter_add
 
 ROUNDING = 1e-12  # relative, in double precision: sums of other lengths are added up in another order
-
-# The geometry of the public networks, narrow where they allow it, and layers down to their greatest stride.
-NETWORKS = {
-    "vgg16": (lambda: VGG(((2, 2), (2, 2), (3,) * 3, (3,) * 3, (3,))), "relu1_1 relu3_1 relu4_2 relu5_1"),
-    "vgg19": (lambda: VGG(((2, 2), (2, 2), (3,) * 4, (3,) * 4, (3,))), "relu1_1 relu3_1 relu4_2 relu5_1"),
-    "average": (lambda: VGG(((2, 2), (2, 2), (3, 3), (3,)), pool="average"), "relu1_1 relu3_1 relu4_1"),
-    "resnet50": (lambda: ResNet(2), "relu1 conv2_block3 conv3_block4 conv4_block1 conv5_block1"),
-    "folded": (lambda: drawn(ResNet(2)).fold(), "pool1 conv2_block1 conv4_block2 conv5_block3"),
-    "squeezenet": (SqueezeNet, "relu1 pool1 fire3 fire5 fire9"),
-    "embedded": (lambda: Embedded(((2, 2), (2, 2), (3, 3), (3, 3), (3,))), "relu1_1 relu3_1 relu5_1"),
-}
-
-
-def drawn(network, seed=0):
-    """`network` with random weights that keep the size of features from layer to layer."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in network.modules():
-        own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
-        for name, value in own.items():
-            if value.dim() == 4 and name == "weight":
-                value.data = torch.randn(value.shape, generator=generator) * (2 / value[0].numel()) ** 0.5
-            elif name in ("weight", "running_var"):
-                value.data = torch.rand(value.shape, generator=generator) + 0.5
-            elif name in ("bias", "running_mean"):
-                value.data = torch.randn(value.shape, generator=generator) * 0.1
-    return network.requires_grad_(False)
-
-
-def network_of(kind, dtype=torch.float64):
-    build, names = NETWORKS[kind]
-    return drawn(build()).to(dtype), names.split()
 
 
 def random_image(height, width, dtype=torch.float64):
@@ -206,8 +170,8 @@ def test_below_its_least_side_a_layer_has_no_position(kind):
                 backbone(random_image(least - 1, least + 1), [name])
             with pytest.raises(RuntimeError):
                 x = random_image(least - 1, least + 1)
-                for stage in backbone.stages[: number + 1]:
-                    x = stage.module(x)
+                for block in backbone.blocks[: number + 1]:
+                    x = block.module(x)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +211,7 @@ def test_the_embedded_backbone_takes_any_size(size):
 
 def test_the_chain_stops_at_the_deepest_layer_asked_for(small_vgg):
     calls = []
-    handle = small_vgg.stages[-1].module.register_forward_hook(lambda *_: calls.append(1))
+    handle = small_vgg.blocks[-1].module.register_forward_hook(lambda *_: calls.append(1))
     small_vgg(torch.rand(1, 3, 32, 32, dtype=torch.float64), ["relu1_1"])
     handle.remove()
     assert not calls
@@ -262,7 +226,7 @@ def test_an_unknown_layer_is_named_with_the_known_ones():
 def test_bfloat16_leaves_the_first_convolution_in_float32(kind):
     backbone, names = network_of(kind, torch.float32)
     image = random_image(64, 64, torch.float32).requires_grad_()
-    first = backbone.stages[0].name
+    first = backbone.blocks[0].name
     features = backbone(image, [first, *names], torch.bfloat16)
     exact = backbone(image, [first, *names])
     assert torch.equal(features[first], exact[first])

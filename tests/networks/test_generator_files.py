@@ -15,7 +15,7 @@ from small_generators import NARROW, as_variables, microast_files, picture, same
 from torch import nn
 
 from parallel_nst.networks.generators.cyclegan import ResNetGenerator
-from parallel_nst.networks.generators.files import OWN, inspect, read_generator, save_generator
+from parallel_nst.networks.generators.files import OWN, read_generator, save_generator
 from parallel_nst.networks.generators.published import FORMATS, detect
 from parallel_nst.networks.generators.transformer import TransformerNet
 
@@ -52,7 +52,7 @@ def test_half_precision_takes_half_the_space_and_reads_as_float32(tmp_path):
 
 def test_metadata_cannot_name_another_architecture(tmp_path):
     save_generator(small("dncnn"), tmp_path / "g.safetensors", {"architecture": "microast"})
-    assert inspect(tmp_path / "g.safetensors").architecture == "dncnn"
+    assert read_generator(tmp_path / "g.safetensors")[1].architecture == "dncnn"
 
 
 @pytest.mark.parametrize("name", ["transformer-net", "cyclegan-resnet", "dncnn", "vgg-decoder", "microast"])
@@ -293,7 +293,7 @@ def test_what_is_no_generator_is_refused_in_one_line(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(content())
     with pytest.raises(ValueError, match=message) as caught:
-        inspect(path)
+        read_generator(path)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
 

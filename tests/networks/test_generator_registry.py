@@ -11,20 +11,18 @@ import pytest
 import torch
 from small_generators import as_variables, microast_files, same_pictures, small
 
-from parallel_nst.networks.backbones import registry as checkpoints
 from parallel_nst.networks.generators import registry as generator_registry
-from parallel_nst.networks.generators.files import save_generator
+from parallel_nst.networks.generators.files import digest_of, open_generator, save_generator
 from parallel_nst.networks.generators.registry import (
     BY_HAND,
     PUBLISHED,
     Published,
     bundled,
     default_model,
-    digest_of,
     named_models,
-    open_generator,
     resolve,
 )
+from parallel_nst.networks.weights import download
 
 
 @pytest.fixture
@@ -33,7 +31,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PNST_CACHE", str(tmp_path / "cache"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(checkpoints.urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(download.urllib.request, "urlopen", no_network)
     return tmp_path / "cache"
 
 

@@ -1,26 +1,29 @@
 """Generators: any size, equal to plain formulations of the same networks, and in tiles equal to the untiled picture."""
 
+from typing import get_args
+
 import pytest
 import torch
-from small_generators import NARROW, narrow, picture
+from small_generators import NARROW, in_tiles, narrow, picture
 from torch import nn
 from torch.nn import functional as F
 
-from parallel_nst.networks.generators.base import mirrored
+from parallel_nst.networks.convolutions import SamePad2d
+from parallel_nst.networks.generators.base import Edges, mirrored
 from parallel_nst.networks.generators.cyclegan import DnCNN, ResNetGenerator
 from parallel_nst.networks.generators.microast import MicroAST, adapted
 from parallel_nst.networks.generators.transformer import TransformerNet, VGGDecoder
-from parallel_nst.networks.moments import Sums, moments_of, worst_gap
+from parallel_nst.networks.moments import MomentSums, moments_of, worst_gap
 from parallel_nst.painting.generators.tiles import (
     exact_statistics,
     finish_together,
-    generate_in_tiles,
     piece_of,
     piece_sums,
     plan_pieces,
     thumbnail_statistics,
 )
 
+EDGED = [*((name, "published") for name in NARROW), ("fast-style-transfer", "mirror"), ("microast", "mirror")]
 ROUNDING = 1e-10  # float64, through some twenty layers
 
 
@@ -28,10 +31,12 @@ def style_for(generator):
     return generator.encode_style(picture(48, 40, seed=7)) if generator.takes_style else None
 
 
+@pytest.mark.parametrize("edges", get_args(Edges))
 @pytest.mark.parametrize("name", NARROW)
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 70), (33, 30), (64, 48)])
-def test_any_size_in_the_same_size_out(name, height, width):
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (5, 70), (33, 30), (64, 48)])
+def test_any_size_in_the_same_size_out(name, height, width, edges):
     generator = narrow(name)
+    generator.edges = edges
     stylised = generator(picture(height, width), style_for(generator))
     assert stylised.shape == (1, 3, height, width)
     assert stylised.isfinite().all() and stylised.min() >= 0 and stylised.max() <= 1
@@ -46,23 +51,25 @@ def test_pictures_of_a_batch_do_not_mix(name):
     assert (batch - alone).abs().max() < ROUNDING
 
 
-@pytest.mark.parametrize("name", NARROW)
-@pytest.mark.parametrize(("height", "width"), [(131, 101), (64, 128)])
-def test_tiles_with_exact_statistics_equal_the_untiled_picture(name, height, width):
+@pytest.mark.parametrize(("name", "edges"), EDGED)
+@pytest.mark.parametrize(("height", "width"), [(131, 101), (64, 128), (98, 91)])
+def test_tiles_with_exact_statistics_equal_the_untiled_picture(name, height, width, edges):
     generator = narrow(name)
+    generator.edges = edges
     style, content = style_for(generator), picture(height, width)
     untiled = generator(content, style)
     assert untiled.std() > 0.02  # there is something to be equal to
-    assert (generate_in_tiles(generator, content, 44, style=style) - untiled).abs().max() < ROUNDING
+    assert (in_tiles(generator, content, 44, style=style) - untiled).abs().max() < ROUNDING
 
 
-@pytest.mark.parametrize("name", NARROW)
-def test_one_pass_with_all_tiles_held_measures_what_many_passes_measure(name):
+@pytest.mark.parametrize(("name", "edges"), EDGED)
+def test_one_pass_with_all_tiles_held_measures_what_many_passes_measure(name, edges):
     generator = narrow(name)
+    generator.edges = edges
     style, content = style_for(generator), picture(90, 101)
     tiles = plan_pieces(generator, 90, 101, 40)
     runs = [generator.start(piece_of(generator, content, tile), style) for tile in tiles]
-    held = finish_together(runs, tiles, generator.extended_size(90, 101))
+    held = finish_together(runs, tiles)
     passes = exact_statistics(generator, content, tiles, style)
     assert worst_gap(held, passes) < ROUNDING
     whole = thumbnail_statistics(generator, content, 101, style)  # not reduced at all
@@ -74,9 +81,9 @@ def test_sums_of_pieces_from_different_workers_add_up():
     content, tiles = picture(80, 80), plan_pieces(generator, 80, 80, 40)
     known = exact_statistics(generator, content, tiles)
     pieces = [piece_of(generator, content, tile) for tile in tiles]
-    parts = [piece_sums(generator, piece, tile, (80, 80), known[:3]) for piece, tile in zip(pieces, tiles, strict=True)]
+    parts = [piece_sums(generator, piece, tile, known[:3]) for piece, tile in zip(pieces, tiles, strict=True)]
     assert worst_gap([sum(parts[1:], parts[0]).moments()], known[3:4]) < ROUNDING
-    assert piece_sums(generator, pieces[0], tiles[0], (80, 80), known) is None
+    assert piece_sums(generator, pieces[0], tiles[0], known) is None
 
 
 def test_statistics_of_each_tile_alone_show_in_the_picture():
@@ -91,7 +98,7 @@ def test_a_thumbnail_comes_near_and_the_nearer_the_larger_it_is():
     exact = thumbnail_statistics(generator, content, 192)
     gaps = [worst_gap(exact, thumbnail_statistics(generator, content, side)) for side in (24, 96, 176)]
     assert gaps[0] > gaps[1] > gaps[2] > 0
-    approximate = generate_in_tiles(generator, content, 96, thumbnail_statistics(generator, content, 176))
+    approximate = in_tiles(generator, content, 96, thumbnail_statistics(generator, content, 176))
     assert 0 < (approximate - generator(content)).abs().mean() < 0.1
 
 
@@ -103,7 +110,12 @@ def measured_reach(generator):
     for parameter in generator.parameters():
         parameter.copy_((torch.rand_like(parameter) + 0.5) / max(1, parameter[0].numel()))
     style = style_for(generator)
-    size = 2 * generator.reach + 8 * generator.stride
+    return max(measured_on(generator, style, over) for over in range(generator.stride if generator.any_size else 1))
+
+
+def measured_on(generator, style, over):
+    """Of a picture whose sides are `over` px over a multiple of the stride."""
+    size = 2 * generator.reach + 8 * generator.stride + over
     extended = (torch.rand(1, 3, size, size, dtype=torch.float64) * 0.1 + 0.8).requires_grad_()
     run = generator.start(extended, style)
     while run.waiting is not None:
@@ -129,7 +141,7 @@ def test_reach_is_what_gradients_measure(name):
 
 
 def test_reach_and_stride_of_the_published_sizes():
-    published = {TransformerNet(): 57, TransformerNet("fast-style-transfer"): 54, ResNetGenerator(): 84, DnCNN(): 8}
+    published = {TransformerNet(): 57, TransformerNet("fast-style-transfer"): 57, ResNetGenerator(): 84, DnCNN(): 8}
     assert {generator: generator.reach for generator in published} == published
     assert [generator.stride for generator in (TransformerNet(), DnCNN(), VGGDecoder(), MicroAST())] == [4, 1, 8, 4]
 
@@ -187,7 +199,7 @@ def same_transposed(x, weight, stride):
 
 
 def plain_fast_style(x, state, blocks):
-    """The network of fast-style-transfer on an extended picture, written down straight."""
+    """The network of fast-style-transfer, written down straight; odd sides come out longer."""
 
     def norm(x, name):
         return F.instance_norm(x, weight=state[f"{name}.weight"], bias=state[f"{name}.bias"], eps=1e-3)
@@ -204,11 +216,45 @@ def plain_fast_style(x, state, blocks):
     return (torch.tanh(x) * 150 + 127.5) / 255
 
 
-def test_the_tensorflow_form_pads_as_tensorflow_does():
-    generator = narrow("fast-style-transfer")
-    extended = generator.extend(picture(30, 41))
+@pytest.mark.parametrize("edges", get_args(Edges))
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (30, 41), (45, 31), (33, 50), (7, 6)])
+def test_the_tensorflow_form_pads_as_tensorflow_does(height, width, edges):
+    """By default the picture is the published network's own, whatever its size."""
+    generator, content = narrow("fast-style-transfer"), picture(height, width)
+    assert generator.edges == "published" and generator.extend(content) is content
+    generator.edges = edges
+    extended = generator.extend(content)
     plain = plain_fast_style(extended, generator.state_dict(), 1)
     assert (generator.generate(extended) - plain).abs().max() < ROUNDING
+    ours = generator(content)
+    assert (ours - generator.crop(plain, height, width).clamp(0, 1)).abs().max() < ROUNDING
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (9, 1), (3, 2), (4, 2), (5, 3), (2, 4)])
+def test_same_padding_gives_as_many_positions_as_tensorflow(kernel, stride):
+    pad, weight = SamePad2d(kernel, stride), torch.rand(1, 1, kernel, kernel, dtype=torch.float64)
+    for length in range(1, 20):
+        x = torch.rand(1, 1, length, 12, dtype=torch.float64)
+        y = F.conv2d(pad(x), weight, stride=stride)
+        assert y.shape[-2:] == (-(-length // stride), -(-12 // stride))
+        assert torch.equal(y, same(x, weight, stride))
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_a_mirrored_frame_is_as_wide_as_the_network_looks(name):
+    generator, content = narrow(name), picture(40, 36)
+    generator.edges = "mirror"
+    assert generator.frame == generator.reach
+    height, width = generator.extended_size(40, 36)
+    assert height >= 40 + 2 * generator.reach and height % generator.stride == width % generator.stride == 0
+    assert torch.equal(generator.crop(generator.extend(content), 40, 36), content)
+
+
+def test_the_frame_of_the_content_is_not_put_around_a_style():
+    generator, style = narrow("microast"), picture(40, 36)
+    plain = generator.encode_style(style)
+    generator.edges = "mirror"
+    assert all(torch.equal(value, plain[name]) for name, value in generator.encode_style(style).items())
 
 
 def test_the_frame_keeps_zero_padding_out_of_the_picture():
@@ -216,12 +262,12 @@ def test_the_frame_keeps_zero_padding_out_of_the_picture():
     generator = narrow("fast-style-transfer")
     flat = torch.full((1, 3, 64, 64), 0.6, dtype=torch.float64)
 
-    def unevenness(frame):
-        generator.frame = frame
+    def unevenness(edges):
+        generator.edges = edges
         stylised = generator(flat)
         return (stylised[..., :4, 8:-8] - stylised[..., 28:32, 8:-8]).abs().max()
 
-    assert unevenness(generator.frame) < 0.1 * unevenness(0)
+    assert unevenness("mirror") < 0.1 * unevenness("published")
 
 
 def official_resnet(width, blocks):
@@ -266,7 +312,11 @@ def test_moments_agree_with_pytorch_and_sums_add():
     variance, mean = torch.var_mean(x, (2, 3), correction=0)
     assert torch.allclose(moments.mean, mean) and torch.allclose(moments.variance, variance)
     assert torch.allclose(moments.unbiased(), x.var((2, 3)))
-    halves = Sums.of(x, slice(7)) + Sums.of(x, slice(7, None), slice(11)) + Sums.of(x, slice(7, None), slice(11, None))
+    halves = (
+        MomentSums.of(x, slice(7))
+        + MomentSums.of(x, slice(7, None), slice(11))
+        + MomentSums.of(x, slice(7, None), slice(11, None))
+    )
     assert halves.count == 600 and torch.allclose(halves.moments().variance, variance, rtol=1e-9)
 
 

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from small_generators import as_variables, same_pictures, small
 
-from parallel_nst.networks.backbones.registry import read_tensors
 from parallel_nst.networks.generators.files import read_generator, save_generator
 from parallel_nst.networks.weights import reader as weight_files
 from parallel_nst.networks.weights.reader import LONGEST_INDEX, MOST_TENSORS, read_array, read_file
+from parallel_nst.networks.weights.states import read_state
 
 FIRST = "conv1.conv2d.weight"
 
@@ -67,7 +67,7 @@ def test_other_precisions_are_read_as_float32(dtype, tmp_path):
 
 
 STATES = {
-    "many": (lambda: {str(n): torch.zeros(()) for n in range(MOST_TENSORS + 1)}, "entries, more than any generator"),
+    "many": (lambda: {str(n): torch.zeros(()) for n in range(MOST_TENSORS + 1)}, "entries, more than any network"),
     "lines": (lambda: {"a\n\x1b[31m": torch.zeros(1)}, r"a key that no network has \(a\?\?\[31m\)"),
     "long": (lambda: {"module." * 1000: torch.zeros(1)}, "a key that no network has"),
     "tuples": (lambda: {((1,) * 9,) * 9: torch.zeros(1)}, "but a key of type tuple"),
@@ -120,7 +120,7 @@ PICKLES = {
         b"\x80\x02ccollections\nOrderedDict\n)R}(X\x05\0\0\0itemsK\x01X\x04\0\0\0keysK\x01ub.",
         "no state dict",
     ),
-    "long": (b"\x80\x02" + bytes(LONGEST_INDEX), "more objects than any generator"),
+    "long": (b"\x80\x02" + bytes(LONGEST_INDEX), "more objects than any network"),
     "none": (b"\x80\x02.", "damaged or cut short"),
 }
 
@@ -169,9 +169,9 @@ def test_arrays_are_read_as_numpy_reads_them(dtype, order):
 def test_what_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "g.npz", Variable=np.zeros(1 << 16, np.float32))
     monkeypatch.setattr(weight_files, "LARGEST", 1 << 17)
-    refused(tmp_path / "g.npz", r"unpacks to .* more than any generator")
+    refused(tmp_path / "g.npz", r"unpacks to .* more than any network")
     (tmp_path / "large.pth").write_bytes(bytes(1 << 18))
-    refused(tmp_path / "large.pth", "save the generator's weights alone")
+    refused(tmp_path / "large.pth", "save the network's weights alone")
 
 
 def test_an_archive_of_other_files_is_to_be_unpacked(tmp_path):
@@ -204,7 +204,7 @@ def test_a_header_as_long_as_a_web_page_begins_is_still_a_header(length, tmp_pat
     header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
     for path in (tmp_path / "g.safetensors", tmp_path / "w.safetensors"):
         path.write_bytes(safetensors(header, b"1234"))
-        assert read_file(path)[0].keys() == read_tensors(path).keys() == {"a"}
+        assert read_file(path)[0].keys() == read_state(path).keys() == {"a"}
 
 
 OWN = {

@@ -10,8 +10,12 @@ from scattered import Scattered
 from tiny_networks import LAYERS, tiny_state
 
 from parallel_nst.networks.backbones import registry as checkpoints
-from parallel_nst.networks.backbones.base import VGG, Layer, ResNet, SqueezeNet
-from parallel_nst.networks.backbones.registry import BackboneEntry, build_backbone
+from parallel_nst.networks.backbones.base import Layer
+from parallel_nst.networks.backbones.loading import build_backbone
+from parallel_nst.networks.backbones.registry import BackboneEntry
+from parallel_nst.networks.backbones.resnet import ResNet
+from parallel_nst.networks.backbones.squeezenet import SqueezeNet
+from parallel_nst.networks.backbones.vgg import VGG
 from parallel_nst.painting.exact.hub import TiledObjective, kept_tiles
 from parallel_nst.painting.exact.mode import Exact
 from parallel_nst.painting.gatys.features import FeatureReader

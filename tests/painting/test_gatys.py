@@ -128,9 +128,9 @@ def sum_of(parts) -> StyleSums:
 
 def test_a_black_style_has_units_that_can_be_divided_by(backbone):
     silent = tiny_backbone()
-    for stage in silent.stages:
-        if hasattr(stage.module, "bias"):
-            stage.module.bias.zero_(), stage.module.weight.zero_()
+    for block in silent.blocks:
+        if hasattr(block.module, "bias"):
+            block.module.bias.zero_(), block.module.weight.zero_()
     targets = style_of(silent, picture(1))
     assert all(norm > 0 for norm in (*targets.norms.values(), *targets.powers.values()))
 
@@ -195,11 +195,11 @@ def test_layers_are_weighed_against_one_another():
 def test_losses_do_not_change_when_the_network_is_louder(backbone):
     """Style and content losses are ratios, so they travel between networks."""
     louder = tiny_backbone()
-    for stage in louder.stages[:1]:
-        stage.module.weight.mul_(3), stage.module.bias.mul_(3)
-    for stage in louder.stages[2:]:
-        if hasattr(stage.module, "bias"):
-            stage.module.bias.mul_(3)
+    for block in louder.blocks[:1]:
+        block.module.weight.mul_(3), block.module.bias.mul_(3)
+    for block in louder.blocks[2:]:
+        if hasattr(block.module, "bias"):
+            block.module.bias.mul_(3)
     recipe = replace(RECIPE, tv_weight=0.0)
     values = [objective(network, recipe=recipe).value(picture(3)) for network in (backbone, louder)]
     assert values[0] == pytest.approx(values[1], rel=1e-9)
@@ -282,7 +282,7 @@ def test_same_start_same_result(backbone):
 def test_a_loss_that_never_is_a_number_is_an_error_at_once(name):
     """Of weights that are not finite, say: no step leads away from there."""
     broken = tiny_backbone()
-    broken.stages[0].module.weight[0, 0, 0, 0] = math.nan
+    broken.blocks[0].module.weight[0, 0, 0, 0] = math.nan
     optimizer = make_optimizer(Recipe(optimizer=name))
     steps = minimise(objective(broken), Iteration.start(picture(3), optimizer.init(picture(3))), optimizer, 5)
     with pytest.raises(Diverged, match="loss is nan") as caught:

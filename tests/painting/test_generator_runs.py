@@ -15,7 +15,7 @@ from parallel_nst.networks.moments import moments_of, rescaled, worst_gap
 from parallel_nst.painting.generators import runs as generator_runs
 from parallel_nst.painting.generators.runs import (
     ENOUGH,
-    Tiling,
+    GeneratorTiling,
     chosen_dtype,
     chosen_tiling,
     costs_of,
@@ -205,7 +205,7 @@ def test_bfloat16_is_chosen_only_where_it_is_native_and_near(monkeypatch):
 def test_exact_tiles_equal_the_untiled_pictures(name, hold, monkeypatch):
     generator, content = exactly(name), picture(131, 101, 2)
     style = style_for(generator)
-    tiling = Tiling(plan_pieces(generator, 131, 101, 44), 0, 1, hold)
+    tiling = GeneratorTiling(plan_pieces(generator, 131, 101, 44), 0, 1, hold)
     assert len(tiling.tiles) > 5
     monkeypatch.setattr(generator_runs, "chosen_tiling", lambda *_: tiling)
     made = stylise(generator, content, style, memory=0)
@@ -218,7 +218,9 @@ def test_exact_tiles_equal_the_untiled_pictures(name, hold, monkeypatch):
 def test_without_statistics_to_measure_tiles_are_exact_in_one_pass(name, statistics, monkeypatch):
     generator, content = exactly(name), picture(131, 101)
     assert costs_of(generator).stops == 0
-    monkeypatch.setattr(generator_runs, "chosen_tiling", lambda *_: Tiling(plan_pieces(generator, 131, 101, 44), 0, 1))
+    monkeypatch.setattr(
+        generator_runs, "chosen_tiling", lambda *_: GeneratorTiling(plan_pieces(generator, 131, 101, 44), 0, 1)
+    )
     made = stylise(generator, content, memory=0, statistics=statistics)
     assert made.tiles > 5 and made.gap is None
     assert (made.output - stylise(generator, content, memory=GIB).output).abs().max() < ROUNDING

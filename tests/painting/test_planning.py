@@ -230,7 +230,8 @@ import sys
 import numpy as np
 import torch
 import parallel_nst.workers.ray.pool, parallel_nst.files.images
-from parallel_nst.networks.backbones.registry import backbone_entry, load_weights
+from parallel_nst.networks.backbones.registry import backbone_entry
+from parallel_nst.networks.backbones.loading import load_weights
 from parallel_nst.painting.exact.tasks import GramSums, ImageGradient, Piece
 from parallel_nst.painting.tiles.geometry import gather, plan_tiles
 from parallel_nst.workers.worker import WorkerSpec
@@ -263,7 +264,8 @@ def test_a_worker_takes_about_what_was_predicted(memory):
     import torch
 
     from parallel_nst.networks.backbones.base import deepest
-    from parallel_nst.networks.backbones.registry import backbone_entry, build_backbone, load_weights
+    from parallel_nst.networks.backbones.loading import build_backbone, load_weights
+    from parallel_nst.networks.backbones.registry import backbone_entry
     from parallel_nst.painting.planning.profile import profile
 
     backbone = build_backbone("embedded", load_weights("embedded"))

@@ -9,7 +9,7 @@ from tiny_networks import LAYERS, tiny_backbone, tiny_state
 
 from parallel_nst.files.images import Picture
 from parallel_nst.networks.backbones.base import deepest
-from parallel_nst.networks.backbones.registry import build_backbone
+from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.scales import (
     FRAME,

@@ -9,8 +9,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from parallel_nst.networks.backbones.base import VGG, Embedded, SqueezeNet
-from parallel_nst.networks.backbones.registry import build_backbone, read_tensors
+from parallel_nst.networks.backbones.embedded import Embedded
+from parallel_nst.networks.backbones.loading import build_backbone
+from parallel_nst.networks.backbones.squeezenet import SqueezeNet
+from parallel_nst.networks.backbones.vgg import VGG
+from parallel_nst.networks.weights.states import read_state
 from parallel_nst.training.distill import (
     Distiller,
     DistillSettings,
@@ -175,7 +178,7 @@ def test_what_is_exported_says_how_it_was_made(teacher, photos, tmp_path):
         metadata = file.metadata()
     assert json.loads(metadata["errors"]) == errors
     assert json.loads(metadata["settings"])["steps"] == 4
-    build_backbone("embedded", read_tensors(tmp_path / "small.safetensors"))
+    build_backbone("embedded", read_state(tmp_path / "small.safetensors"))
 
 
 def test_held_out_photographs_are_not_trained_on(photos):

@@ -16,9 +16,11 @@ from parallel_nst.errors import BadInput
 from parallel_nst.files.digests import file_digest, short_digest
 from parallel_nst.files.images import Picture, read_image
 from parallel_nst.jobs.batch.stylizers import GatysStylizer, GeneratorStylizer, Stylizer, scaled
-from parallel_nst.networks.backbones.registry import State, build_backbone, load_weights
-from parallel_nst.networks.generators.base import Generator
-from parallel_nst.networks.generators.registry import default_model, open_generator
+from parallel_nst.networks.backbones.loading import build_backbone, load_weights
+from parallel_nst.networks.generators.base import Edges, Generator
+from parallel_nst.networks.generators.files import open_generator
+from parallel_nst.networks.generators.registry import default_model
+from parallel_nst.networks.weights.states import State
 from parallel_nst.painting.generators.runs import Statistics, chosen_dtype
 from parallel_nst.painting.planning.footprint import PROCESS
 from parallel_nst.painting.resolved import resolve
@@ -49,13 +51,14 @@ class Method(Protocol):
 class GeneratorOptions:
     """size: px of the longer side that pictures are brought to before; 0: as they are. style_size: of the style
     picture, as large as its strokes are to be. strength: of the style, 0 to 1. statistics: of normalisation in tiles.
-    dtype: auto, float32 or bfloat16."""
+    dtype: auto, float32 or bfloat16. edges: of the picture, as `Generator.edges` has them."""
 
     size: int = 0
     style_size: int = 512
     strength: float = 1.0
     statistics: Statistics = "exact"
     dtype: str = "auto"
+    edges: Edges = "published"
 
     def __post_init__(self) -> None:
         if self.dtype == "float64":
@@ -64,6 +67,8 @@ class GeneratorOptions:
             raise BadInput(f"strength is {self.strength!r}; give a number from 0 to 1")
         if self.statistics not in get_args(Statistics):
             raise BadInput(f"statistics is {self.statistics!r}; give {' or '.join(get_args(Statistics))}")
+        if self.edges not in get_args(Edges):
+            raise BadInput(f"edges is {self.edges!r}; give {' or '.join(get_args(Edges))}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +85,7 @@ class GeneratorMethod:
     def stylizer(self, spec: WorkerSpec, memory: int) -> GeneratorStylizer:
         dtype = spec.dtype
         if self.options.dtype == "auto":
+            self.generator.edges = self.options.edges
             dtype = chosen_dtype(self.generator, dtype == "bfloat16", self.style)
         return GeneratorStylizer(
             self.generator.architecture,
@@ -91,6 +97,7 @@ class GeneratorMethod:
             self.options.statistics,
             self.options.size,
             TOGETHER[spec.device],
+            edges=self.options.edges,
         )
 
 
@@ -133,7 +140,7 @@ def generator_method(
         parts.append(pixels.tobytes())
         with torch.inference_mode():
             picture = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-            encoded = generator.encode_style(picture, options.strength)  # type: ignore[operator]
+            encoded = generator.encode_style(picture, options.strength)
     return GeneratorMethod(Path(chosen).stem, short_digest(parts), generator, encoded, options)
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from parallel_nst.errors import BadInput
 from parallel_nst.files.images import Picture, fit, resize
-from parallel_nst.networks.backbones.registry import State, build_backbone
-from parallel_nst.networks.generators.base import Generator
+from parallel_nst.networks.backbones.loading import build_backbone
+from parallel_nst.networks.generators.base import Edges, Generator
 from parallel_nst.networks.generators.published import build_generator
+from parallel_nst.networks.weights.states import State
 from parallel_nst.painting.generators.runs import Statistics, prepare, stylise
 from parallel_nst.painting.planning.footprint import worker_share
 from parallel_nst.painting.planning.profile import profile
@@ -67,6 +68,7 @@ class GeneratorStylizer:
 
     dtype: float32 or bfloat16. memory: bytes that a picture's pass may take; larger pictures are cut into tiles.
     statistics: of normalisation in tiles. size: px to which the longer side is brought before; 0: as it is.
+    edges: of pictures, see `Generator.edges`.
     """
 
     architecture: str
@@ -79,10 +81,12 @@ class GeneratorStylizer:
     size: int
     together: int
     at_once: int = 8
+    edges: Edges = "published"
 
     def ready(self, worker: Worker) -> PaintPictures:
         generator = build_generator(self.architecture, self.hyperparameters)
         generator.load_state_dict(dict(self.state), strict=False)  # counts of batches may be missing
+        generator.edges = self.edges
         generator = prepare(generator, worker.device, self.dtype)
         style = None if self.style is None else {name: value.to(worker.device) for name, value in self.style.items()}
         memory = self.memory

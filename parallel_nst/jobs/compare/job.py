@@ -28,7 +28,8 @@ from parallel_nst.jobs.compare.records import (
     Timing,
 )
 from parallel_nst.jobs.machine import PeakMemory, release_memory, this_machine
-from parallel_nst.networks.backbones.registry import State, build_backbone, load_weights
+from parallel_nst.networks.backbones.loading import build_backbone, load_weights
+from parallel_nst.networks.weights.states import State
 from parallel_nst.painting.planning.scales import FRAME
 from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.scale_run import OnStatus, RunCallbacks

@@ -18,7 +18,8 @@ from parallel_nst.files.images import read_image
 from parallel_nst.jobs.train.folder import run_folder
 from parallel_nst.jobs.train.pictures import Pictured, digest_or_none, names_in, pictures_of
 from parallel_nst.jobs.train.work import CycleSpec, ObjectiveSpec, StyleSpec, TrainWork, check_size
-from parallel_nst.networks.backbones.registry import load_weights, read_tensors
+from parallel_nst.networks.backbones.loading import load_weights
+from parallel_nst.networks.weights.states import read_state
 from parallel_nst.training.checkpoint_files import steps_of
 from parallel_nst.training.cyclegan import CycleSettings
 from parallel_nst.training.feedforward import FeedforwardSettings, style_picture
@@ -227,7 +228,7 @@ def spec_of(job: TrainJob) -> ObjectiveSpec:
         raise BadInput("no style is given; give --style PICTURE")
     picture = read_image(job.style, max_pixels=job.max_pixels)
     style = style_picture(picture.pixels, settings.style_size, job.preset.crop.size)
-    encoder = None if job.encoder is None else read_tensors(job.encoder)
+    encoder = None if job.encoder is None else read_state(job.encoder)
     return StyleSpec(settings, style, load_weights(settings.backbone, job.weights), encoder)
 
 

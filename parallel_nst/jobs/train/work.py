@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from parallel_nst.errors import BadInput
-from parallel_nst.networks.backbones.registry import State, build_backbone
+from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.networks.generators.files import save_generator
+from parallel_nst.networks.weights.states import State
 from parallel_nst.training.batches import Batches, CropSettings
 from parallel_nst.training.cyclegan import CycleGAN, CycleSettings
 from parallel_nst.training.feedforward import Feedforward, FeedforwardSettings

@@ -7,9 +7,10 @@ network wants to see instead (0 to 255, -1 to 1, ...) and how far an output pixe
 
 Instance normalisation takes its statistics from the whole picture, so pieces cannot be generated one by one. A piece
 therefore runs through the network in steps and stops before each normalisation until somebody says the moments there
-(`Run`): its own for a picture in one piece, those of all pieces together for tiles (`generator_tiles`).
+(`Pass`): its own for a picture in one piece, those of all pieces together for tiles (`generator_tiles`).
 
-Planes: the picture; the *extended* picture, whose sides are multiples of `stride`. Pieces are cut from the latter.
+Planes: the picture; the *extended* picture, with what is put around it and, for most networks, with sides that are
+multiples of `stride`. Pieces are cut from the latter.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from __future__ import annotations
 import collections.abc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from parallel_nst.errors import BadInput
+from parallel_nst.networks.convolutions import SamePad2d
 from parallel_nst.networks.moments import Moments, Norm, moments_of
 
 Steps = collections.abc.Generator[Tensor, Moments, Tensor]  # gives activations, takes their moments, returns the output
+Edges = Literal["published", "mirror"]
 Style = Mapping[str, Tensor]  # what a generator that takes any style has to know of a style picture
 LEAST_POSITIONS = 4  # along a side at the deepest layer: more than any reflection padding takes
 
@@ -64,10 +68,12 @@ class Generator(nn.Module):
     architecture, hyperparameters: enough to build the same network again.
     stride: px that sides and starts of pieces must be multiples of. reach: px to every side that an output pixel
     depends on, besides the statistics. takes_style: whether it wants the style of a picture (`encode_style`).
-    frame: px by which the picture is continued by reflection before it goes in, to be cut off again.
+    any_size: whether its own padding fits sides of any length. frame: px by which the picture is continued by
+    reflection before it goes in, to be cut off again (`edges`).
     """
 
     takes_style = False
+    any_size = False
 
     def __init__(self, architecture: str, hyperparameters: dict[str, Any], given: Range, made: Range) -> None:
         """given, made: ranges of the network's input and output."""
@@ -87,53 +93,71 @@ class Generator(nn.Module):
     def reach(self) -> int:
         return reach_of(list(leaves(self.layers())))
 
+    @property
+    def edges(self) -> Edges:
+        """How the picture ends: as the network was published and trained, with its own padding; or in a mirror image as
+        wide as the network looks, so that no padding is seen, for the arithmetic of a larger picture."""
+        return "mirror" if self.frame else "published"
+
+    @edges.setter
+    def edges(self, edges: Edges) -> None:
+        self.frame = self.reach if edges == "mirror" else 0
+
+    def encode_style(self, picture: Tensor, strength: float = 1.0) -> Style:
+        """What the generator has to know of a style picture (1, 3, H, W) in [0, 1]; strength: from 0, the content's own
+        statistics, to 1. BadInput where it has a style of its own."""
+        raise BadInput(f"a generator of type {self.architecture} has its own style and takes no style picture")
+
+    def vgg_encoder(self) -> nn.Sequential | None:
+        """The layers that VGG16's weights can be put into, numbered as there; None where there are none."""
+        return None
+
     def steps(self, x: Tensor, style: Style | None) -> Steps:
         """Output (N, 3, H, W) of input (N, 3, H, W), both in the network's own ranges."""
         return through(self.layers(), x)
 
     def extend(self, picture: Tensor) -> Tensor:
         """The picture (N, 3, H, W) continued by reflection, the frame first, then to the right and below, until its
-        sides are multiples of `stride`."""
-        for axis in (-2, -1):
-            length = picture.shape[axis]
-            index = mirrored(length, self.frame, self._extended(length)).to(picture.device)
-            if len(index) != length:
-                picture = picture.index_select(axis, index)
-        return picture
+        sides are multiples of `stride`. Without a frame, one that fits any size stays as it is."""
+        return continued(picture, self.frame, *self.extended_size(picture.shape[-2], picture.shape[-1]))
 
     def extended_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the extended picture."""
         return self._extended(height), self._extended(width)
 
     def _extended(self, length: int) -> int:
-        stride = self.stride
-        return max(LEAST_POSITIONS, -(-(length + 2 * self.frame) // stride)) * stride
+        return length if self.any_size and not self.frame else self.rounded(length + 2 * self.frame)
+
+    def rounded(self, length: int) -> int:
+        """A side's px rounded up to a multiple of `stride`, to what reflection padding wants at the deepest layer."""
+        return max(LEAST_POSITIONS, -(-length // self.stride)) * self.stride
 
     def crop(self, extended: Tensor, height: int, width: int) -> Tensor:
         """The picture of this size that was extended."""
         return extended[..., self.frame : self.frame + height, self.frame : self.frame + width]
 
-    def start(self, piece: Tensor, style: Style | None = None) -> Run:
-        """Send a piece (N, 3, H, W) of an extended picture on its way. ValueError where a style is missing or not
+    def start(self, piece: Tensor, style: Style | None = None) -> Pass:
+        """Send a piece (N, 3, H, W) of an extended picture on its way. BadInput where a style is missing or not
         wanted."""
         if self.takes_style != (style is not None):
             wants = "wants a style picture" if self.takes_style else "has its own style and takes no style picture"
-            raise ValueError(f"a generator of type {self.architecture} {wants}")
-        return Run(self.steps(self.given.enter(piece), style), self.made)
+            raise BadInput(f"a generator of type {self.architecture} {wants}")
+        height = -(-piece.shape[-2] // self.stride) * self.stride
+        return Pass(self.steps(self.given.enter(piece), style), self.made, height)
 
     def generate(
         self, piece: Tensor, statistics: Sequence[Moments] | None = None, style: Style | None = None
     ) -> Tensor:
         """A stylised piece (N, 3, H, W) of an extended picture, not clamped; of its own statistics where none are
         given."""
-        run = self.start(piece, style)
+        going = self.start(piece, style)
         for moments in statistics or ():
-            run.advance(moments)
-        while run.waiting is not None:
+            going.advance(moments)
+        while going.waiting is not None:
             if statistics is not None:
                 raise ValueError(f"{len(statistics)} layers of statistics are too few for {self.architecture}")
-            run.advance(moments_of(run.waiting))
-        return run.result
+            going.advance(moments_of(going.waiting))
+        return going.result
 
     def forward(self, picture: Tensor, style: Style | None = None, *, clamp: bool = True) -> Tensor:
         """The stylised picture (N, 3, H, W) in [0, 1]; without `clamp` it may leave them, which training needs."""
@@ -141,18 +165,25 @@ class Generator(nn.Module):
         return output.clamp(0, 1) if clamp else output
 
 
-class Run:
+class Pass:
     """A piece on its way through a generator.
 
     waiting: activations (N, C, h, w) that are about to be normalised and wait for their moments; None at the end.
     Only they and what skips around them are kept: a few floats for each px.
     """
 
-    def __init__(self, steps: Steps, made: Range) -> None:
-        self._steps, self._made = steps, made
+    def __init__(self, steps: Steps, made: Range, height: int) -> None:
+        """made: range of the output. height: of the piece, px, rounded up to the deepest stride."""
+        self._steps, self._made, self._height = steps, made, height
         self._output: Tensor | None = None
         self.waiting: Tensor | None = None
         self._go(None)
+
+    @property
+    def stride(self) -> int:
+        """Px between two positions of what is waiting."""
+        assert self.waiting is not None
+        return self._height // self.waiting.shape[-2]
 
     def advance(self, moments: Moments) -> None:
         """Normalise by these and go on to the next normalisation or to the end. ValueError at the end."""
@@ -233,6 +264,8 @@ def read_by(layer: nn.Module, low: int, high: int) -> tuple[int, int]:
     if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
         kernel, stride, padding = (as_number(v) for v in (layer.kernel_size, layer.stride, layer.padding))
         return low * stride - padding, high * stride - padding + kernel - 1
+    if isinstance(layer, SamePad2d):
+        return low - layer.most_before, high - layer.least_before
     if isinstance(layer, nn.ReflectionPad2d | nn.ZeroPad2d):
         return low - layer.padding[0], high - layer.padding[0]
     if isinstance(layer, nn.Upsample):
@@ -257,6 +290,15 @@ def reach_of(chain: Sequence[nn.Module]) -> int:
             low, high = read_by(layer, low, high)
         reach = max(reach, output - low, high - output)
     return reach
+
+
+def continued(picture: Tensor, before: int, height: int, width: int) -> Tensor:
+    """A picture (N, 3, H, W) in one of this size, `before` px to the right and below its beginning, the rest by
+    reflection."""
+    for axis, total in ((-2, height), (-1, width)):
+        if picture.shape[axis] != total:
+            picture = picture.index_select(axis, mirrored(picture.shape[axis], before, total).to(picture.device))
+    return picture
 
 
 def mirrored(length: int, before: int, total: int) -> Tensor:

@@ -16,15 +16,17 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from parallel_nst.errors import BadWeights
+from parallel_nst.files import digests
 from parallel_nst.files.whole_files import write_whole
-from parallel_nst.networks.backbones.registry import dequantised
 from parallel_nst.networks.generators.base import Generator
-from parallel_nst.networks.generators.published import Candidate, State, build_generator, detect
-from parallel_nst.networks.weights.reader import first_line, plain_state, read_file
+from parallel_nst.networks.generators.published import Candidate, build_generator, detect
+from parallel_nst.networks.generators.registry import resolve
+from parallel_nst.networks.weights.quantised import dequantised
+from parallel_nst.networks.weights.reader import first_line, read_file
+from parallel_nst.networks.weights.states import State, check_fit, counts_apart, tensors_of
 
 OWN = "parallel_nst generator"  # the source that `inspect` names for files of `save_generator`
-WRAPPERS = "state_dict model_state_dict model params_ema params generator netG net network weights transformer".split()
-PREFIXES = ("module.", "_orig_mod.", "netG.", "generator.")
 TOGETHER = 4  # files of one generator, at most
 LONGEST_HYPERPARAMETERS = 10_000  # characters
 WEIGHTS = {".pth", ".pt", ".tar", ".safetensors", ".ckpt", ".npz", ".model"}  # of the files in a folder, those to read
@@ -46,7 +48,7 @@ class GeneratorInfo:
 
 def read_generator(paths: Path | Sequence[Path]) -> tuple[Generator, GeneratorInfo]:
     """The generator of a file, or of several that belong together (MicroAST's four, or the folder they are in):
-    frozen, in evaluation mode, float32. ValueError, in one line, for what is no generator."""
+    frozen, in evaluation mode, float32. BadWeights, in one line, for what is no generator."""
     files = files_of([paths] if isinstance(paths, Path) else list(paths))
     contents = [read_file(path) for path in files]
     shown = str(files[0]) if len(files) == 1 else str(files[0].parent)
@@ -59,17 +61,12 @@ def read_generator(paths: Path | Sequence[Path]) -> tuple[Generator, GeneratorIn
             form, candidate = detect(dequantised(together(files, states)))
             source, metadata = form.source, {}
         load(candidate)
-    except ValueError as error:
-        raise ValueError(f"{shown} {error}") from None
+    except BadWeights as error:
+        raise BadWeights(f"{shown} {error}") from None
     generator = candidate.generator.requires_grad_(False).eval()
     count = sum(parameter.numel() for parameter in generator.parameters())
     said = {key: text for key, text in metadata.items() if key not in ("architecture", "hyperparameters")}
     return generator, GeneratorInfo(generator.architecture, source, count, candidate.notes, precision_of(states), said)
-
-
-def inspect(paths: Path | Sequence[Path]) -> GeneratorInfo:
-    """What a file holds; ValueError, in one line, for what `read_generator` would not read."""
-    return read_generator(paths)[1]
 
 
 def save_generator(
@@ -94,20 +91,20 @@ def save_generator(
 def files_of(paths: Sequence[Path]) -> list[Path]:
     """The files themselves, a folder replaced by the weights in it."""
     if not paths:
-        raise ValueError("no file of weights given")
+        raise BadWeights("no file of weights given")
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if file.suffix.lower() in WEIGHTS)
             if not inside:
-                raise ValueError(f"{path} is a folder without weights ({' '.join(sorted(WEIGHTS))})")
+                raise BadWeights(f"{path} is a folder without weights ({' '.join(sorted(WEIGHTS))})")
             files += inside
         elif not path.exists():
-            raise ValueError(f"{path} does not exist")
+            raise BadWeights(f"{path} does not exist")
         else:
             files.append(path)
     if len(files) > TOGETHER:
-        raise ValueError(f"{files[0].parent} holds {len(files)} files of weights; give one of them, or MicroAST's four")
+        raise BadWeights(f"{files[0].parent} holds {len(files)} files of weights; give one of them, or MicroAST's four")
     return files
 
 
@@ -116,10 +113,10 @@ def own(state: State, metadata: Mapping[str, str]) -> Candidate:
     text = metadata["hyperparameters"]
     try:
         if len(text) > LONGEST_HYPERPARAMETERS:
-            raise ValueError(f"{len(text)} characters of hyperparameters")
+            raise BadWeights(f"{len(text)} characters of hyperparameters")
         hyperparameters = dict(json.loads(text).items())
     except Exception as error:  # of any kind: a stranger's text
-        raise ValueError(f"has metadata that cannot be read{first_line(error)}") from None
+        raise BadWeights(f"has metadata that cannot be read{first_line(error)}") from None
     return Candidate(draft(metadata["architecture"], hyperparameters), dequantised(state))
 
 
@@ -130,7 +127,7 @@ def draft(architecture: str, hyperparameters: Mapping[str, Any]) -> Generator:
             warnings.simplefilter("ignore")  # about layers of no channels, which no file has weights for
             return build_generator(architecture, hyperparameters)
     except Exception as error:  # as above
-        raise ValueError(f"has metadata that cannot be read{first_line(error)}") from None
+        raise BadWeights(f"has metadata that cannot be read{first_line(error)}") from None
 
 
 def together(files: Sequence[Path], states: Sequence[State]) -> State:
@@ -142,11 +139,11 @@ def together(files: Sequence[Path], states: Sequence[State]) -> State:
     for path, state in zip(files, states, strict=True):
         role = role_of(path, state)
         if any(key.startswith(f"{role}.") for key in whole):
-            raise ValueError(f"holds two files of MicroAST's {role.replace('_', ' ')}; give one of each")
+            raise BadWeights(f"holds two files of MicroAST's {role.replace('_', ' ')}; give one of each")
         whole |= {f"{role}.{key}": value for key, value in state.items()}
     found = sorted({key.split(".")[0] for key in whole})
     if len(found) < 4:
-        raise ValueError(f"holds {len(found)} of MicroAST's four networks ({', '.join(found)}); give all four")
+        raise BadWeights(f"holds {len(found)} of MicroAST's four networks ({', '.join(found)}); give all four")
     return whole
 
 
@@ -159,31 +156,8 @@ def role_of(path: Path, state: State) -> str:
         for word in ("content", "style"):
             if word in path.name.lower():
                 return f"{word}_encoder"
-        raise ValueError(f"holds an encoder ({path.name}) without content or style in its name")
-    raise ValueError(f"holds a file ({path.name}) that is none of MicroAST's four; give one generator at a time")
-
-
-def tensors_of(content: object) -> dict[str, Tensor]:
-    """The state dict itself, in its own precision: taken out of what it is wrapped in, its keys without the prefixes of
-    wrapping modules. ValueError where there is none."""
-    for _ in range(3):
-        inner = as_dict(content)
-        if not any(isinstance(value, Tensor) for value in inner.values()):
-            content = next((inner[name] for name in WRAPPERS if as_dict(inner.get(name))), content)
-    if not as_dict(content):
-        raise ValueError("holds no state dict (tensors by name); save the network's state_dict()")
-    if as_dict(content).keys() >= {"networks", "optimizers"}:
-        raise ValueError("is a state that a training goes on from; give the model that the training has written")
-    state = plain_state(as_dict(content))
-    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
-
-
-def as_dict(content: object) -> dict[Any, Any]:
-    """A dictionary or ordered dictionary as a plain one, empty for all else: one from a file may have attributes in
-    the places of its methods."""
-    return dict(dict.items(content)) if isinstance(content, dict) else {}
+        raise BadWeights(f"holds an encoder ({path.name}) without content or style in its name")
+    raise BadWeights(f"holds a file ({path.name}) that is none of MicroAST's four; give one generator at a time")
 
 
 def precision_of(states: Sequence[State]) -> str:
@@ -198,27 +172,32 @@ def precision_of(states: Sequence[State]) -> str:
 
 
 def load(candidate: Candidate) -> None:
-    """Load strictly; ValueError says the first difference of keys or shapes, or that there are weights that are no
-    numbers. The generator takes its memory only when all keys and shapes agree."""
-    generator = candidate.generator
-    wanted, state = counts_apart(generator.state_dict()), counts_apart(candidate.state)
-    kind = f"looks like {generator.architecture}, but"
-    for key, value in wanted.items():
-        if key not in state:
-            raise ValueError(f"{kind} key {key} is missing")
-        if state[key].shape != value.shape:
-            raise ValueError(f"{kind} {key} has shape {tuple(state[key].shape)} instead of {tuple(value.shape)}")
-        if not state[key].float().isfinite().all():
-            raise ValueError(f"{kind} {key} holds infinite values or NaN; the training that wrote it has failed")
-    if extra := [key for key in state if key not in wanted]:
-        raise ValueError(f"{kind} key {extra[0]} is not known")
+    """Load strictly; BadWeights says the first difference. The generator takes its memory only when all keys and shapes
+    agree."""
+    generator, state = candidate.generator, counts_apart(candidate.state)
+    try:
+        check_fit(generator.state_dict(), state)
+    except BadWeights as error:
+        raise BadWeights(f"looks like {generator.architecture}, but {error}") from None
     generator.to_empty(device="cpu")
     for key, value in generator.state_dict().items():
-        if key not in wanted:
+        if key not in state:
             value.zero_()  # the counts
-    generator.load_state_dict(dict(state), strict=False)
+    generator.load_state_dict(state, strict=False)
 
 
-def counts_apart(state: State) -> dict[str, Tensor]:
-    """Without the number of batches that a normalisation has seen: not every file has it, and nothing depends on it."""
-    return {key: value for key, value in state.items() if not key.endswith(".num_batches_tracked")}
+def open_generator(text: str) -> tuple[Generator, GeneratorInfo, str]:
+    """A generator by name or file, what is known of it, and its digest; BadInput, in one line, for what is none."""
+    generator, info = read_generator(resolve(text))
+    return generator, info, digest_of(generator)
+
+
+def digest_of(generator: Generator) -> str:
+    """SHA-256, 64 hexadecimal digits, over architecture, hyperparameters and all weights: equal for equal networks,
+    whatever kind of file they came in."""
+    described = {"architecture": generator.architecture, "hyperparameters": generator.hyperparameters}
+    parts = [json.dumps(described, sort_keys=True).encode()]
+    for key, value in sorted(counts_apart(generator.state_dict()).items()):
+        parts.append(f"{key} {tuple(value.shape)} ".encode())
+        parts.append(value.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4").tobytes())
+    return digests.digest_of(parts)

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from parallel_nst.errors import BadInput
 from parallel_nst.networks.convolutions import Conv2d
-from parallel_nst.networks.generators.base import UNIT, Generator, Residual, Steps, Style, through
+from parallel_nst.networks.generators.base import UNIT, Generator, Residual, Steps, Style, continued, through
 from parallel_nst.networks.moments import Moments, moments_of, rescaled
 
 EPS = 1e-5
@@ -110,11 +111,10 @@ class MicroAST(Generator):
         return [encoder.enc1, encoder.enc2, decoder.dec1, decoder.dec2, decoder.dec3]
 
     def encode_style(self, picture: Tensor, strength: float = 1.0) -> Style:
-        """What the generator has to know of a style picture (1, 3, H, W) in [0, 1]; strokes are as large as they are
-        in it. strength: from 0, the content's own statistics, to 1."""
+        """Strokes are as large as they are in the style picture."""
         if not 0 <= strength <= 1:
-            raise ValueError(f"style strength {strength} is not between 0 and 1")
-        picture = self.extend(picture)
+            raise BadInput(f"style strength {strength} is not between 0 and 1")
+        picture = continued(picture, 0, *(self.rounded(length) for length in picture.shape[-2:]))
         first = self.style_encoder.enc1(picture)
         second = self.style_encoder.enc2(first)
         style = {"strength": picture.new_tensor(strength)}

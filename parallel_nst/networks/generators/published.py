@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from parallel_nst.errors import BadWeights
 from parallel_nst.networks.generators.base import Generator
 from parallel_nst.networks.generators.cyclegan import DnCNN, ResNetGenerator
 from parallel_nst.networks.generators.microast import MicroAST
 from parallel_nst.networks.generators.transformer import FORMS, TransformerNet, VGGDecoder
+from parallel_nst.networks.weights.states import State
 
-State = Mapping[str, Tensor]
 BUILDERS: dict[str, Callable[..., Generator]] = {
     "cyclegan-resnet": ResNetGenerator,
     "dncnn": DnCNN,
@@ -29,25 +30,25 @@ LARGEST_TANH_INPUT = 10.0  # root mean square; a network without the final tanh 
 
 
 def build_generator(architecture: str, hyperparameters: Mapping[str, Any]) -> Generator:
-    """An untrained generator; ValueError for an architecture that there is not and for sizes that none has."""
+    """An untrained generator; BadWeights for an architecture that there is not and for sizes that none has."""
     if architecture not in FORMS and architecture not in BUILDERS:
-        raise ValueError(f"unknown architecture {architecture[:60]!r}; known: {', '.join([*FORMS, *BUILDERS])}")
+        raise BadWeights(f"unknown architecture {architecture[:60]!r}; known: {', '.join([*FORMS, *BUILDERS])}")
     for name in ("blocks", "depth"):
         if not 0 <= hyperparameters.get(name, 1) <= MOST_LAYERS:
-            raise ValueError(f"has {name} {hyperparameters[name]}; give 0 to {MOST_LAYERS}")
+            raise BadWeights(f"has {name} {hyperparameters[name]}; give 0 to {MOST_LAYERS}")
     if hyperparameters.get("norm", "instance") not in ("instance", "batch"):
-        raise ValueError(f"has norm {str(hyperparameters['norm'])[:60]!r}; known: instance, batch")
+        raise BadWeights(f"has norm {str(hyperparameters['norm'])[:60]!r}; known: instance, batch")
     if not 0 < hyperparameters.get("eps", 1.0) < float("inf"):
-        raise ValueError(f"has eps {hyperparameters['eps']}; give a number above 0")
+        raise BadWeights(f"has eps {hyperparameters['eps']}; give a number above 0")
     if architecture in FORMS:
         return TransformerNet(architecture, **hyperparameters)
     return BUILDERS[architecture](**hyperparameters)
 
 
 def vgg_decoder(encoder: Sequence[int]) -> VGGDecoder:
-    """ValueError for more layers or halvings than pictures can have."""
+    """BadWeights for more layers or halvings than pictures can have."""
     if len(encoder) > MOST_LAYERS or list(encoder).count(0) > MOST_HALVINGS:
-        raise ValueError(f"has an encoder of {len(encoder)} layers, {list(encoder).count(0)} of which halve")
+        raise BadWeights(f"has an encoder of {len(encoder)} layers, {list(encoder).count(0)} of which halve")
     return VGGDecoder(encoder)
 
 
@@ -73,7 +74,7 @@ class Format:
 
 
 def detect(state: State) -> tuple[Format, Candidate]:
-    """The format of a canonical state dict, and what to load; ValueError where it is none of them. The generator has no
+    """The format of a canonical state dict, and what to load; BadWeights where it is none of them. The generator has no
     memory for its weights yet: the sizes that it was built by are a stranger's."""
     for form in FORMATS:
         if form.fits(state):
@@ -81,12 +82,12 @@ def detect(state: State) -> tuple[Format, Candidate]:
                 with torch.device("meta"):
                     return form, form.read(state)
             except Exception as error:  # of any kind: shapes lead wherever they like
-                raise ValueError(f"looks like {form.source}, but {missing(error)}") from None
+                raise BadWeights(f"looks like {form.source}, but {missing(error)}") from None
     for what, keys in OTHERS.items():
         if all(any(re.fullmatch(pattern, key) for key in state) for pattern in keys):
-            raise ValueError(f"is {what}, not a generator")
+            raise BadWeights(f"is {what}, not a generator")
     first = ", ".join(list(state)[:3])[:200]
-    raise ValueError(f"holds no generator known here (its keys begin with {first}); known: {', '.join(sources())}")
+    raise BadWeights(f"holds no generator known here (its keys begin with {first}); known: {', '.join(sources())}")
 
 
 def missing(error: Exception) -> str:
@@ -221,7 +222,7 @@ def read_dncnn(state: State) -> Candidate:
 def read_vgg_decoder(state: State) -> Candidate:
     numbers = sorted({int(key.split(".")[1]) for key in state if key.startswith("encoder.")})
     if numbers[-1] > MOST_LAYERS:
-        raise ValueError("too many layers")
+        raise BadWeights("too many layers")
     encoder: list[int] = []
     position = 0
     for number in numbers:

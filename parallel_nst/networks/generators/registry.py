@@ -1,20 +1,19 @@
 """Generators by name: styles that come with the package, published ones that are fetched on first use and verified, and
-published ones that a user has to fetch, because nobody has published a digest to verify them by."""
+published ones that a user has to fetch, because nobody has published a digest to verify them by.
+
+Without PyTorch: a list of names is quick.
+"""
 
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from parallel_nst.errors import BadInput, BadWeights
 from parallel_nst.files import digests
-from parallel_nst.networks.backbones.registry import cache_folder, fetched
-from parallel_nst.networks.generators.base import Generator
-from parallel_nst.networks.generators.files import GeneratorInfo, counts_apart, read_generator
+from parallel_nst.networks.weights.download import cache_folder, fetched
 
 STYLES = Path(__file__).parents[1] / "weights" / "styles"  # one .safetensors a style, named by it
 CYCLEGAN = "http://efrosgans.eecs.berkeley.edu/cyclegan/pretrained_models/"
@@ -88,7 +87,7 @@ def named_models() -> list[Named]:
 
 def resolve(text: str) -> Path | list[Path]:
     """The files that a name or path means, fetched if need be. Where both exist, a path wins when it has a suffix or a
-    separator, else the name. ValueError, in one line, for what is neither or cannot be fetched."""
+    separator, else the name. BadInput, in one line, for what is neither or cannot be fetched."""
     path, is_path = Path(text), bool(Path(text).suffix) or "/" in text or "\\" in text
     if text and is_path and path.exists():
         return path
@@ -100,11 +99,11 @@ def resolve(text: str) -> Path | list[Path]:
         return path
     if text in BY_HAND:
         about, address = BY_HAND[text]
-        raise ValueError(
+        raise BadInput(
             f"{text} ({about}) has no published digest to verify a download by; download {address} yourself and pass "
             "the file: --model FILE"
         )
-    raise ValueError(unknown(text, is_path))
+    raise BadInput(unknown(text, is_path))
 
 
 def unknown(text: str, is_path: bool) -> str:
@@ -117,7 +116,7 @@ def unknown(text: str, is_path: bool) -> str:
 
 
 def fetched_files(name: str) -> list[Path]:
-    """The files of a published model in the cache folder, fetched if they are not there; ValueError for one that is not
+    """The files of a published model in the cache folder, fetched if they are not there; BadWeights for one that is not
     the published file."""
     model, folder = PUBLISHED[name], cache_folder() / name
     advice = (
@@ -129,23 +128,6 @@ def fetched_files(name: str) -> list[Path]:
         path = fetched(name, f"{model.address}{file}", folder / file, digest, advice)
         found = digests.file_digest(path)
         if found != digest:
-            raise ValueError(f"{path} is not the published file (SHA-256 {found} instead of {digest}); delete it")
+            raise BadWeights(f"{path} is not the published file (SHA-256 {found} instead of {digest}); delete it")
         files.append(path)
     return files
-
-
-def open_generator(text: str) -> tuple[Generator, GeneratorInfo, str]:
-    """A generator by name or file, what is known of it, and its digest; ValueError, in one line, for what is none."""
-    generator, info = read_generator(resolve(text))
-    return generator, info, digest_of(generator)
-
-
-def digest_of(generator: Generator) -> str:
-    """SHA-256, 64 hexadecimal digits, over architecture, hyperparameters and all weights: equal for equal networks,
-    whatever kind of file they came in."""
-    described = {"architecture": generator.architecture, "hyperparameters": generator.hyperparameters}
-    parts = [json.dumps(described, sort_keys=True).encode()]
-    for key, value in sorted(counts_apart(generator.state_dict()).items()):
-        parts.append(f"{key} {tuple(value.shape)} ".encode())
-        parts.append(value.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4").tobytes())
-    return digests.digest_of(parts)

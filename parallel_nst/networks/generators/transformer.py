@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from parallel_nst.networks.convolutions import Conv2d
+from parallel_nst.networks.convolutions import Conv2d, SamePad2d
 from parallel_nst.networks.generators.base import BYTES, Generator, Range, Residual
 from parallel_nst.networks.moments import Norm
 
@@ -66,6 +66,7 @@ class TransformerNet(Generator):
         norm: str = "instance",
     ) -> None:
         self.form, self.batched = FORMS[form], norm == "batch"
+        self.any_size = self.form.zeros
         pixels = self.form.pixels
         chosen = {} if norm == "instance" else {"norm": norm}
         super().__init__(form, {"widths": list(widths), "blocks": blocks, **chosen}, pixels, pixels)
@@ -82,8 +83,6 @@ class TransformerNet(Generator):
             self.in6 = self._norm(3)
         if self.form.tanh:
             self.squash = ScaledTanh(self.form.middle)
-        if self.form.zeros:
-            self.frame = self.reach  # else the zeros around the picture come out as a coloured border
 
     def _add(self, number: int, name: str, inputs: int, outputs: int, kernel: int, step: float = 1) -> None:
         """Convolution, normalisation `in<number>` and ReLU. step: input positions from one output to the next."""
@@ -100,11 +99,8 @@ class TransformerNet(Generator):
     def _convolution(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
         """A convolution and its padding."""
         conv = Conv2d(inputs, outputs, kernel, stride, bias=not self.form.zeros)
-        before = after = kernel // 2
-        if not self.form.zeros:
-            return named(pad=nn.ReflectionPad2d(before), conv2d=conv)
-        before -= stride - 1  # "same" on sides that are even, as those of extended pictures are
-        return named(pad=nn.ZeroPad2d((before, after, before, after)), conv2d=conv)
+        pad = SamePad2d(kernel, stride) if self.form.zeros else nn.ReflectionPad2d(kernel // 2)
+        return named(pad=pad, conv2d=conv)
 
     def _enlarging(self, inputs: int, outputs: int, kernel: int, _: int) -> nn.Sequential:
         """Twice the size."""
@@ -164,6 +160,9 @@ class VGGDecoder(Generator):
             self.decoder.extend(decoder_step(channels, max(1, channels // 2)))
             channels = max(1, channels // 2)
         self.decoder.extend([nn.ReflectionPad2d(4), Conv2d(channels, 3, 9)])
+
+    def vgg_encoder(self) -> nn.Sequential:
+        return self.encoder
 
 
 def encoder_step(channels: int, width: int) -> Iterable[nn.Module]:

@@ -1,7 +1,7 @@
 """Files of weights by strangers: what they hold, read without running anything in them and within bounds of memory.
 
 Reading accepts safetensors, `.npz` without objects, and what `torch.load(weights_only=True)` accepts: tensors and plain
-containers. Whatever else a file holds, and however it is damaged, the answer is a ValueError in one line.
+containers. Whatever else a file holds, and however it is damaged, the answer is one line (`BadWeights`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-LARGEST = 1 << 30  # bytes of a file, packed and unpacked: twenty times the largest generator, with its optimiser
+from parallel_nst.errors import BadWeights
+
+LARGEST = 1 << 30  # bytes of a file, packed and unpacked: twice the largest backbone with its classifier
 LONGEST_INDEX = 4 << 20  # bytes of the pickle in a PyTorch file, which says what the tensors are
 MOST_TENSORS = 2048
 LONGEST_KEY = 200  # characters
@@ -40,13 +42,13 @@ TORCH7 = {b"\x03\x00\x00\x00", b"\x04\x00\x00\x00", b"4\n1\n", b"3\n1\n"}  # tab
 
 
 def read_file(path: Path) -> tuple[object, Mapping[str, str]]:
-    """What a file holds, mostly a state dict, and its metadata. ValueError, in one line, for what is no weights."""
+    """What a file holds, mostly a state dict, and its metadata. BadWeights, in one line, for what is no weights."""
     if not path.is_file():
-        raise ValueError(f"{path} is no file; give a file of weights")
+        raise BadWeights(f"{path} is no file; give a file of weights")
     with path.open("rb") as file:
         head = file.read(512)
     if fault := fault_of(path, head):
-        raise ValueError(f"{path} {fault}")
+        raise BadWeights(f"{path} {fault}")
     try:
         if head[8:9] == b"{":
             return read_safetensors(path)
@@ -54,9 +56,9 @@ def read_file(path: Path) -> tuple[object, Mapping[str, str]]:
             return read_npz(path), {}
         return read_pytorch(path), {}
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} {refusal(str(error))}") from None
+        raise BadWeights(f"{path} {refusal(str(error))}") from None
     except Exception as error:  # of any kind: the bytes lead the readers wherever they like
-        raise ValueError(f"{path} cannot be read as weights; it is damaged or cut short{first_line(error)}") from None
+        raise BadWeights(f"{path} cannot be read as weights; it is damaged or cut short{first_line(error)}") from None
 
 
 def fault_of(path: Path, head: bytes) -> str:
@@ -72,7 +74,7 @@ def fault_of(path: Path, head: bytes) -> str:
     if path.suffix.lower() == ".onnx":
         return "is an ONNX file; give the PyTorch state dict it was made from"
     if path.stat().st_size > LARGEST:
-        return f"has {gigabytes(path.stat().st_size)}; save the generator's weights alone, at most {gigabytes(LARGEST)}"
+        return f"has {gigabytes(path.stat().st_size)}; save the network's weights alone, at most {gigabytes(LARGEST)}"
     if head[:2] == b"PK":
         return fault_of_zip(path)
     if not ours and all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in head):
@@ -99,12 +101,12 @@ def fault_of_zip(path: Path) -> str:
     except Exception:  # as in `read_file`
         return "is cut short (a zip archive without its end) or damaged; download it again"
     if unpacked > LARGEST:
-        return f"unpacks to {gigabytes(unpacked)}, more than any generator ({gigabytes(LARGEST)}); it is not read"
+        return f"unpacks to {gigabytes(unpacked)}, more than any network ({gigabytes(LARGEST)}); it is not read"
     index = [name for name in sizes if name.endswith(INDEX)]
     if not index and not (sizes and all(name.endswith(ARRAY) for name in sizes)):
         return f"is a zip archive of other files ({listed(list(sizes))}); unpack it and give one of them"
     if sum(sizes[name] for name in index) > LONGEST_INDEX:
-        return "holds more objects than any generator; save the generator's weights alone"
+        return "holds more objects than any network; save the network's weights alone"
     return ""
 
 
@@ -162,7 +164,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     with safe_open(path, "pt") as file:
         keys = file.keys()
         if len(keys) > MOST_TENSORS:
-            raise ValueError(f"{len(keys)} tensors, more than any generator")
+            raise BadWeights(f"{len(keys)} tensors, more than any network")
         return {key: file.get_tensor(key) for key in keys}, file.metadata() or {}
 
 
@@ -172,7 +174,7 @@ def read_npz(path: Path) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         if len(names) > MOST_TENSORS:
-            raise ValueError(f"{len(names)} arrays, more than any generator")
+            raise BadWeights(f"{len(names)} arrays, more than any network")
         return {name.removesuffix(ARRAY): read_array(archive.read(name)) for name in names}
 
 
@@ -186,39 +188,9 @@ def read_array(raw: bytes) -> Tensor:
     for side in shape:
         count *= side
     if dtype.kind not in "fiub":
-        raise ValueError(f"an array of {shown(str(dtype))} in place of numbers")
+        raise BadWeights(f"an array of {shown(str(dtype))} in place of numbers")
     if min(shape, default=0) < 0 or count * dtype.itemsize != len(raw) - file.tell():
-        raise ValueError(f"an array of shape {shown(str(shape))} is not as long as it says")
+        raise BadWeights(f"an array of shape {shown(str(shape))} is not as long as it says")
     file.seek(0)
     array = np.load(file, allow_pickle=False, max_header_size=LONGEST_HEADER)
     return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
-
-
-def plain_state(content: dict[object, object]) -> dict[str, Tensor]:
-    """A state dict as it is: dense tensors of numbers by name, each of its own and without attributes. ValueError, in
-    one line, for what is none."""
-    if len(content) > MOST_TENSORS:
-        raise ValueError(f"holds {len(content)} entries, more than any generator; save its state_dict() alone")
-    state: dict[str, Tensor] = {}
-    for key, value in content.items():
-        if not (isinstance(key, str) and isinstance(value, Tensor)):
-            raise ValueError(f"holds no state dict (tensors by name) but {listed([shown(key) for key in content])}")
-        if len(key) > LONGEST_KEY or not key.isprintable():
-            raise ValueError(f"has a key that no network has ({shown(key)}); it is damaged")
-        value = Tensor.detach(value)  # without attributes, which a file can put in the places of methods
-        if fault := fault_of_tensor(key, value, scaled=f"{key}.scale" in content):
-            raise ValueError(f"has weights that cannot be used: {key} {fault}")
-        state[key] = value
-    if (count := sum(value.numel() for value in state.values())) > LARGEST // 4:
-        raise ValueError(f"declares {count} numbers, more than any generator; it is damaged")
-    return state
-
-
-def fault_of_tensor(key: str, value: Tensor, scaled: bool) -> str:
-    """Why a tensor cannot be a weight. scaled: 8-bit weights with their scales beside them can."""
-    if value.is_quantized or value.is_nested or value.layout != torch.strided or value.device.type != "cpu":
-        return "is a sparse, quantised or meta tensor; save plain ones"
-    if value.numel() == 0:
-        return f"is empty (its shape is {tuple(value.shape)})"
-    number = value.is_floating_point() or (scaled and not value.is_complex()) or key.endswith(".num_batches_tracked")
-    return "" if number else f"holds {str(value.dtype).removeprefix('torch.')} in place of floating-point numbers"

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from parallel_nst.errors import BadInput
 from parallel_nst.files.images import read_image
 from parallel_nst.networks.convolutions import Conv2d
 from parallel_nst.networks.generators.base import LEAST_POSITIONS, Generator, Style, leaves
-from parallel_nst.networks.generators.microast import MicroAST
 from parallel_nst.networks.moments import moments_of, worst_gap
 from parallel_nst.painting.generators.tiles import (
     THUMBNAIL,
@@ -59,10 +59,10 @@ def prepare(generator: Generator, device: torch.device | str = "cpu", dtype: str
 
     dtype: float32 or bfloat16. With bfloat16 the first and the last convolution keep their float32, since eight bits
     are fewer than a picture has, and so does all that is computed of statistics; the rest is in bfloat16. It takes and
-    gives pictures in float32 all the same. A style is encoded in float32. ValueError for another dtype.
+    gives pictures in float32 all the same. A style is encoded in float32. BadInput for another dtype.
     """
     if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype} is not one that generators run in; give {' or '.join(DTYPES)}")
+        raise BadInput(f"dtype {dtype} is not one that generators run in; give {' or '.join(DTYPES)}")
     ready = copy.deepcopy(generator).float().eval().requires_grad_(False)
     merge_batch_norms(ready)
     for layer in ready.modules():
@@ -167,13 +167,13 @@ def counted(generator: Generator, side: int) -> tuple[int, int, int]:
     picture = torch.empty(1, 3, side, side, device=next(generator.parameters()).device)
     at_stops = [0]
     with torch.no_grad():
-        style = generator.encode_style(picture) if isinstance(generator, MicroAST) else None
+        style = generator.encode_style(picture) if generator.takes_style else None
         with LiveBytes() as live:
-            run = generator.start(generator.extend(picture), style)
-            while run.waiting is not None:
+            going = generator.start(generator.extend(picture), style)
+            while going.waiting is not None:
                 at_stops.append(live.now)
-                run.advance(moments_of(run.waiting))
-            generator.crop(run.result, side, side).clamp(0, 1)
+                going.advance(moments_of(going.waiting))
+            generator.crop(going.result, side, side).clamp(0, 1)
     return live.most, max(at_stops), len(at_stops) - 1
 
 
@@ -186,7 +186,7 @@ def peak_bytes(generator: Generator, height: int, width: int, dtype: str | None 
 
 
 @dataclass(frozen=True)
-class Tiling:
+class GeneratorTiling:
     """How a picture goes through a generator.
 
     memory: bytes that this takes. work: px that go through the network in full, for each of the picture's own.
@@ -199,7 +199,9 @@ class Tiling:
     hold: bool = False
 
 
-def tilings(generator: Generator, height: int, width: int, batch: int, statistics: Statistics) -> Iterator[Tiling]:
+def tilings(
+    generator: Generator, height: int, width: int, batch: int, statistics: Statistics
+) -> Iterator[GeneratorTiling]:
     """All ways that come into question, from large tiles to small ones: down to those that have as much context on each
     side as they have px of their own."""
     costs, size = costs_of(generator), generator.extended_size(height, width)
@@ -211,18 +213,18 @@ def tilings(generator: Generator, height: int, width: int, batch: int, statistic
         areas = [tile.read.height * tile.read.width for tile in tiles]
         memory, work = costs.fixed + batch * costs.peak * max(areas), sum(areas) / prod(size)
         if exact:
-            yield Tiling(tiles, round(memory + batch * costs.held * sum(areas)), work, hold=True)
+            yield GeneratorTiling(tiles, round(memory + batch * costs.held * sum(areas)), work, hold=True)
         passes = 1 + costs.stops / 2 if exact else 1  # each pass but the last ends at a normalisation
-        yield Tiling(tiles, round(memory + batch * OUTPUT * height * width), work * passes)
+        yield GeneratorTiling(tiles, round(memory + batch * OUTPUT * height * width), work * passes)
         if side <= least:
             return
 
 
 def chosen_tiling(
     generator: Generator, height: int, width: int, memory: int, batch: int = 1, statistics: Statistics = "exact"
-) -> Tiling:
-    """The way with the least work that fits `memory` bytes; ValueError, in one line, where none does."""
-    fitting: Tiling | None = None
+) -> GeneratorTiling:
+    """The way with the least work that fits `memory` bytes; BadInput, in one line, where none does."""
+    fitting: GeneratorTiling | None = None
     least = None
     for tiling in tilings(generator, height, width, batch, statistics):
         least = min(least or tiling.memory, tiling.memory)
@@ -232,7 +234,7 @@ def chosen_tiling(
         assert least is not None
         pictures = f"{batch} pictures of {width} x {height} px" if batch > 1 else f"a picture of {width} x {height} px"
         needed, given = -(-least // MIB), memory // MIB
-        raise ValueError(f"{pictures} needs {needed} MiB of memory in its smallest tiles, not {given} MiB")
+        raise BadInput(f"{pictures} needs {needed} MiB of memory in its smallest tiles, not {given} MiB")
     return fitting
 
 
@@ -260,7 +262,7 @@ def stylise(
 
     exact: of the statistics of the whole pictures, equal to the untiled result to rounding; in one pass where all
     tiles' activations fit, else in a pass for each normalisation. thumbnail: of those of the pictures reduced, in one
-    pass. ValueError where not even the smallest sensible tiles fit.
+    pass. BadInput where not even the smallest sensible tiles fit.
     """
     batch, _, height, width = pictures.shape
     small = batch * prod(generator.extended_size(height, width)) * MORE_THAN_ANY <= memory

@@ -1,11 +1,12 @@
 """A generator over a picture in tiles, equal to the untiled result to rounding.
 
-    stylised = generate_in_tiles(generator, picture)
+    tiles = plan_pieces(generator, height, width, 1024)
+    stylised = generate_tiles(generator, picture, tiles, exact_statistics(generator, picture, tiles))
 
 Exact statistics of instance normalisation come from all tiles (`exact_statistics`), cheap ones from the picture reduced
 (`thumbnail_statistics`, as in URST, Chen et al. 2021, arXiv 2103.11784). With workers, a driver adds up what they
 return of `piece_sums`, one pass for each normalisation, and then has them call `Generator.generate` with the moments;
-or they keep a `Run` for each tile, and one pass is enough.
+or they keep a `Pass` for each tile, and one pass is enough.
 
 Tiles lie in the plane of the *extended* picture (`Generator.extend`); all around `core` is context.
 """
@@ -13,13 +14,14 @@ Tiles lie in the plane of the *extended* picture (`Generator.extend`); all aroun
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from parallel_nst.networks.generators.base import Generator, Run, Style, mirrored
-from parallel_nst.networks.moments import Moments, Sums, moments_of
-from parallel_nst.painting.tiles.geometry import Tile, plan_tiles
+from parallel_nst.networks.generators.base import Generator, Pass, Style, mirrored
+from parallel_nst.networks.moments import Moments, MomentSums, moments_of
+from parallel_nst.painting.tiles.geometry import Rect, Tile, plan_tiles
 
 THUMBNAIL = 512  # px of the longer side
 
@@ -28,7 +30,17 @@ def plan_pieces(generator: Generator, height: int, width: int, side: int) -> lis
     """Tiles of about `side` px, without overlap, for a picture of this size."""
     size = generator.extended_size(height, width)
     grid = (-(-size[0] // side), -(-size[1] // side))
-    return plan_tiles(*size, grid, halo=generator.reach, align=generator.stride)
+    tiles = plan_tiles(*size, grid, halo=generator.reach, align=generator.stride)
+    return [replace(tile, read=as_long(tile.read, size, generator.stride)) for tile in tiles]
+
+
+def as_long(read: Rect, size: tuple[int, int], stride: int) -> Rect:
+    """What a tile reads, its sides as much over multiples of `stride` as those of the picture, because what a network
+    pads with depends on that. size: of the extended picture, px."""
+    height, width = size
+    bottom = read.bottom + (height % stride if read.bottom < height else 0)
+    right = read.right + (width % stride if read.right < width else 0)
+    return Rect(read.top, read.left, bottom, right)
 
 
 def piece_of(generator: Generator, picture: Tensor, tile: Tile) -> Tensor:
@@ -57,27 +69,25 @@ def put(output: Tensor, piece: Tensor, tile: Tile, frame: int) -> None:
     output[..., places[0], places[1]].copy_(piece[..., parts[0], parts[1]]).clamp_(0, 1)
 
 
-def core_sums(run: Run, tile: Tile, size: tuple[int, int]) -> Sums:
-    """Sums of what a piece's run waits with, over the tile's core. size: of the extended picture, px."""
-    assert run.waiting is not None
-    stride = tile.read.height // run.waiting.shape[-2]
-    return Sums.of(run.waiting, *tile.positions(stride))
+def core_sums(going: Pass, tile: Tile) -> MomentSums:
+    """Sums of what a piece's pass waits with, over the tile's core."""
+    assert going.waiting is not None
+    return MomentSums.of(going.waiting, *tile.positions(going.stride))
 
 
 def piece_sums(
     generator: Generator,
     piece: Tensor,
     tile: Tile,
-    size: tuple[int, int],
     statistics: Sequence[Moments],
     style: Style | None = None,
-) -> Sums | None:
+) -> MomentSums | None:
     """Sums over a tile's core at the first normalisation after those whose `statistics` are known; None when there
-    is none left. One worker's part of one pass of `exact_statistics`. size: of the extended picture, px."""
-    run = generator.start(piece, style)
+    is none left. One worker's part of one pass of `exact_statistics`."""
+    going = generator.start(piece, style)
     for moments in statistics:
-        run.advance(moments)
-    return None if run.waiting is None else core_sums(run, tile, size)
+        going.advance(moments)
+    return None if going.waiting is None else core_sums(going, tile)
 
 
 def exact_statistics(
@@ -88,36 +98,35 @@ def exact_statistics(
     A layer's input depends on the statistics of those before it, so there is a pass for each normalisation, in the
     memory of one tile. Fewer tiles than cover the picture give an estimate from those.
     """
-    size = generator.extended_size(picture.shape[-2], picture.shape[-1])
     statistics: list[Moments] = []
     while True:
-        found = (piece_sums(generator, piece_of(generator, picture, t), t, size, statistics, style) for t in tiles)
+        found = (piece_sums(generator, piece_of(generator, picture, t), t, statistics, style) for t in tiles)
         parts = [sums for sums in found if sums is not None]
         if not parts:
             return statistics
         statistics.append(sum(parts[1:], parts[0]).moments())
 
 
-def finish_together(runs: Sequence[Run], tiles: Sequence[Tile], size: tuple[int, int]) -> list[Moments]:
-    """Let the runs of all tiles go on together, from normalisation to normalisation, each by the moments over all of
+def finish_together(passes: Sequence[Pass], tiles: Sequence[Tile]) -> list[Moments]:
+    """Let the passes of all tiles go on together, from normalisation to normalisation, each by the moments over all of
     them, until they are at their ends: the statistics that `exact_statistics` measures, in one pass. The waiting
-    activations of all tiles are in memory. size: of the extended picture, px."""
+    activations of all tiles are in memory."""
     statistics: list[Moments] = []
-    while any(run.waiting is not None for run in runs):
-        parts = [core_sums(run, tile, size) for run, tile in zip(runs, tiles, strict=True)]
+    while any(going.waiting is not None for going in passes):
+        parts = [core_sums(going, tile) for going, tile in zip(passes, tiles, strict=True)]
         statistics.append(sum(parts[1:], parts[0]).moments())
-        for run in runs:
-            run.advance(statistics[-1])
+        for going in passes:
+            going.advance(statistics[-1])
     return statistics
 
 
 def generate_held(generator: Generator, picture: Tensor, tiles: Sequence[Tile], style: Style | None = None) -> Tensor:
     """The stylised picture (N, 3, H, W) in [0, 1] with exact statistics in one pass, all tiles held."""
-    runs = [generator.start(piece_of(generator, picture, tile), style) for tile in tiles]
-    finish_together(runs, tiles, generator.extended_size(picture.shape[-2], picture.shape[-1]))
+    passes = [generator.start(piece_of(generator, picture, tile), style) for tile in tiles]
+    finish_together(passes, tiles)
     output = picture.new_empty(picture.shape)
     for tile in reversed(tiles):
-        put(output, runs.pop().result, tile, generator.frame)
+        put(output, passes.pop().result, tile, generator.frame)
     return output
 
 
@@ -146,15 +155,14 @@ def generate_watched(
     """The stylised picture (N, 3, H, W) in [0, 1], generated tile by tile by these statistics, and the moments that the
     tiles together really had at each normalisation on the way: those of the first one are exact, the others what they
     are after normalising by the statistics that were given."""
-    size = generator.extended_size(picture.shape[-2], picture.shape[-1])
     output = picture.new_empty(picture.shape)
-    met: list[Sums] = []
+    met: list[MomentSums] = []
     for tile in tiles:
-        run, sums = generator.start(piece_of(generator, picture, tile), style), []
+        going, sums = generator.start(piece_of(generator, picture, tile), style), []
         for moments in statistics:
-            sums.append(core_sums(run, tile, size))
-            run.advance(moments)
-        put(output, run.result, tile, generator.frame)
+            sums.append(core_sums(going, tile))
+            going.advance(moments)
+        put(output, going.result, tile, generator.frame)
         met = [a + b for a, b in zip(met, sums, strict=True)] if met else sums
     return output, [sums.moments() for sums in met]
 
@@ -168,23 +176,8 @@ def thumbnail_statistics(
     if (shrink := side / max(height, width)) < 1:
         small = (max(1, round(height * shrink)), max(1, round(width * shrink)))
         picture = F.interpolate(picture, size=small, mode="bilinear", antialias=True)
-    run, statistics = generator.start(generator.extend(picture), style), []
-    while run.waiting is not None:
-        statistics.append(moments_of(run.waiting))
-        run.advance(statistics[-1])
+    going, statistics = generator.start(generator.extend(picture), style), []
+    while going.waiting is not None:
+        statistics.append(moments_of(going.waiting))
+        going.advance(statistics[-1])
     return statistics
-
-
-def generate_in_tiles(
-    generator: Generator,
-    picture: Tensor,
-    side: int = 1024,
-    statistics: Sequence[Moments] | None = None,
-    style: Style | None = None,
-) -> Tensor:
-    """The stylised picture (N, 3, H, W) in [0, 1], generated in tiles of about `side` px and the memory of one of them:
-    equal to the untiled one with the exact statistics, which are measured where none are given."""
-    tiles = plan_pieces(generator, picture.shape[-2], picture.shape[-1], side)
-    if statistics is None:
-        statistics = exact_statistics(generator, picture, tiles, style)
-    return generate_tiles(generator, picture, tiles, statistics, style)

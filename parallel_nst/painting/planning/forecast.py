@@ -13,13 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from parallel_nst.networks.backbones.base import VGG, VGG16_WIDTHS, VGG19_WIDTHS, Backbone, ResNet, SqueezeNet
-from parallel_nst.networks.backbones.registry import backbone_entry, build_backbone, load_weights
+from parallel_nst.networks.backbones.base import Backbone
+from parallel_nst.networks.backbones.loading import build_backbone, load_weights
+from parallel_nst.networks.backbones.registry import backbone_entry
+from parallel_nst.networks.backbones.resnet import ResNet
+from parallel_nst.networks.backbones.squeezenet import SqueezeNet
+from parallel_nst.networks.backbones.vgg import VGG, VGG16_WIDTHS, VGG19_WIDTHS
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.sums import FeatureSums, measure_sums, pull_back
 from parallel_nst.painting.planning.cuts import Cut, shared_out
 from parallel_nst.painting.planning.footprint import PIXEL, PROCESS, driver_bytes, exact_bytes, independent_bytes
-from parallel_nst.painting.planning.profile import Profile, counted_flops
+from parallel_nst.painting.planning.profile import Profile, forward_flops, gram_flops
 from parallel_nst.painting.planning.scales import ScalePlan, framed_size
 from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.resolved import ResolvedRecipe
@@ -185,12 +189,19 @@ def measured_speed(reader: FeatureReader, threads: int) -> float:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        flops = 2 * counted_flops(forward)  # backward by the image alone takes as many
+        flops = 2 * reading_flops(reader, *size)  # backward by the image alone takes as many
         image.requires_grad_()
         step()
         return flops / statistics.median(seconds_of(step) for _ in range(SPEED_RUNS))
     finally:
         torch.set_num_threads(before)
+
+
+def reading_flops(reader: FeatureReader, height: int, width: int) -> int:
+    """FLOP of a forward pass over an image of this size, and of its Gram products."""
+    style, content = reader.layers.style, reader.layers.content
+    forward = forward_flops(reader.backbone, {*style, *content}, height, width)
+    return forward + gram_flops(reader.backbone, style, height, width)
 
 
 def seconds_of(run: Callable[[], object]) -> float:

@@ -1,0 +1,28 @@
+"""Weights into backbones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from parallel_nst.errors import BadWeights
+from parallel_nst.networks.backbones.base import Backbone
+from parallel_nst.networks.backbones.registry import backbone_entry, weights_file
+from parallel_nst.networks.weights.states import State, read_state
+
+
+def load_weights(name: str, path: Path | None = None) -> State:
+    """Weights of a backbone: from `path`, from the package, from the cache folder, or downloaded into it. BadWeights,
+    in one line, for a file without them, and for weights that are not finite."""
+    entry = backbone_entry(name)
+    path = path or weights_file(name)
+    state = read_state(path)
+    try:
+        entry.build(state)
+    except BadWeights as error:
+        raise BadWeights(f"{path} does not hold the weights of {name}: {error}") from None
+    return state
+
+
+def build_backbone(name: str, state: State) -> Backbone:
+    """A backbone that computes: frozen, in evaluation mode."""
+    return backbone_entry(name).build(state).requires_grad_(False).eval()
