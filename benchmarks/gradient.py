@@ -89,7 +89,7 @@ def main() -> None:
         gradients = {name: run() for name, (_, run) in ways.items()}
     finally:
         pool.close()
-    megapixels, layers = size[0] * size[1] / 1e6, native.resolved.layers
+    megapixels = size[0] * size[1] / 1e6
     first, exact = next(iter(seconds.values())), gradients["one piece, float32"]
     flops = scenes.counted_flops(lambda: plain.value_and_gradient(image))
     rows = [
@@ -104,7 +104,8 @@ def main() -> None:
     ]
     parts = [
         f"VGG19 ({options.weights.name if options.weights else 'random weights, He et al. 2015'}), "
-        f"{' '.join(layers.style)} and {' '.join(layers.content)}, {size[0]}x{size[1]} px of "
+        f"{' '.join(native.resolved.layers.style)} and {' '.join(native.resolved.layers.content)}, "
+        f"{size[0]}x{size[1]} px of "
         f"{options.content.stem} with a little noise, {flops / megapixels / 1e12:.2f} TFLOP a megapixel in one piece. "
         f"{repeats} gradients of each in turn after one to warm up; median (least to greatest). Workers keep their "
         "graphs between the two halves of a gradient. Error: of the gradient, against one piece in float32, relative, "

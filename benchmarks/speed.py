@@ -23,6 +23,7 @@ from torch import Tensor
 from parallel_nst.files.images import Picture, fit
 from parallel_nst.networks.backbones.registry import build_backbone
 from parallel_nst.painting.exact.mode import CarriedState
+from parallel_nst.painting.gatys.losses import gram_part
 from parallel_nst.painting.gatys.minimise import Iteration, Objective, minimise
 from parallel_nst.painting.gatys.optimizers import make_optimizer
 from parallel_nst.painting.planning.scales import FRAME
@@ -63,7 +64,7 @@ class Tutorial:
         features, layers, recipe, total = self._features(image), self._scene.resolved.layers, self._scene.recipe, 0.0
         for name, weight in layers.style.items():
             flat = features[name].flatten(2)[0]
-            wrong = (flat @ flat.T / flat.shape[1] - self._style.grams[name].float()).square().sum()
+            wrong = (flat @ flat.T / flat.shape[1] - gram_part(self._style.grams[name]).float()).square().sum()
             total += recipe.style_weight * weight / sum(layers.style.values()) * wrong / self._style.norms[name]
         for name, weight in layers.content.items():
             wrong = (features[name] - self._content[name]).square().mean() / self._style.powers[name]
@@ -181,7 +182,7 @@ def rates(pictures: Iterable[Scene], side: int, repeats: int) -> list[list[objec
 def scene_at(side: int, backbone: str, options: argparse.Namespace, pictures: tuple[Picture, Picture]) -> Scene:
     """Of a picture with this longest side."""
     width, height = fit(pictures[0].size, side)
-    recipe = Recipe(size=side, backbone=backbone, history=HISTORY)
+    recipe = Recipe(size=side, backbone=backbone, history=HISTORY, style_loss="gram")
     state = scenes.weights(backbone, options.weights)
     return scenes.scene(*pictures, (width + 2 * FRAME, height + 2 * FRAME), recipe, state)
 
@@ -202,11 +203,11 @@ def main() -> None:
     goal, seconds, steps = race(scene, coarse, options)
     slow = seconds[TUTORIAL]
     height, width = scene.content.size
-    layers = scene.resolved.layers
     parts = [
         f"{options.content.stem} painted like {options.style.stem} with VGG19 "
-        f"({vgg19.name if vgg19 else 'random weights, He et al. 2015'}; {' '.join(layers.style)}, content "
-        f"{' '.join(layers.content)}) at {width}x{height} px, frame included, from the content. {TUTORIAL}: one "
+        f"({vgg19.name if vgg19 else 'random weights, He et al. 2015'}; {' '.join(scene.resolved.layers.style)}, "
+        f"content {' '.join(scene.resolved.layers.content)}) at {width}x{height} px, frame included, from the content. "
+        f"{TUTORIAL}: one "
         f"piece, float32, NCHW, torch.optim.LBFGS with its defaults, {usable_cores()} threads; the lowest loss of its "
         f"{options.evaluations} evaluations is the target. The others: this package's L-BFGS, history {HISTORY}, "
         f"{scene.dtype}, channels_last; time until the tutorials' float32 objective is at the target or below. "
