@@ -18,6 +18,7 @@ import page
 import scene as scenes
 import torch
 from scene import Scene
+from sharpness import overlap_sharpness
 
 from parallel_nst.files.bundled import bundled_content, bundled_style
 from parallel_nst.files.images import Picture, fit, read_image, resize, write_image
@@ -26,7 +27,7 @@ from parallel_nst.painting.gatys.style import measure_style
 from parallel_nst.painting.planning.scales import FRAME
 from parallel_nst.painting.stylize import stylize, whole_loss
 from parallel_nst.painting.tiles.geometry import Rect, Tile, gather, grid_of, plan_tiles, whole_tile
-from parallel_nst.painting.tiles.seams import overlap_sharpness, step_ratio
+from parallel_nst.painting.tiles.seams import step_ratio
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers.opening import open_pool
 from parallel_nst.workers.pool import Pool

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import page
+from sharpness import overlap_sharpness
 
 from parallel_nst.files.bundled import bundled_content, bundled_style
 from parallel_nst.files.images import Picture, read_image, write_image
@@ -22,7 +23,7 @@ from parallel_nst.painting.planning.scales import plan_scales
 from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.stylize import budget_for, stylize
 from parallel_nst.painting.tiles.geometry import Tile
-from parallel_nst.painting.tiles.seams import overlap_sharpness, step_ratio
+from parallel_nst.painting.tiles.seams import step_ratio
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers.opening import open_pool
 from parallel_nst.workers.worker import WorkerSpec

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from parallel_nst.cli.plan import amount, duration, parse_picture, plan_command
-from parallel_nst.painting.planning import tilings as planning
+from parallel_nst.painting.planning import memory
 
 GIB = 1 << 30
 QUICK = ("--speed", "100", "--memory", "2GiB")
@@ -50,7 +50,7 @@ def test_a_plan_is_a_table_with_a_row_for_each_scale(plan):
 
 
 def test_memory_is_shared_by_the_workers_of_this_machine(plan, monkeypatch):
-    monkeypatch.setattr(planning, "machine_memory", lambda: 9 * GIB)
+    monkeypatch.setattr(memory, "machine_memory", lambda: 9 * GIB)
     monkeypatch.setattr("parallel_nst.workers.opening.usable_cores", lambda: 4)
     here, beyond = (
         json.loads(plan("--size", 600, "--workers", workers, "--speed", 100, "--json")) for workers in (2, 8)
@@ -110,7 +110,7 @@ def test_a_mistake_is_a_usage_error_in_one_line(plan, options, message):
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(plan, monkeypatch, options, message):
-    monkeypatch.setattr(planning, "machine_memory", lambda: 9 * GIB)
+    monkeypatch.setattr(memory, "machine_memory", lambda: 9 * GIB)
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         plan(*options)
     assert "\n" not in str(caught.value)

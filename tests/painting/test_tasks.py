@@ -139,6 +139,30 @@ def test_a_task_can_be_run_again_though_its_optimiser_works_in_place(optimizer):
     assert np.array_equal(results[0].pixels, results[1].pixels) and np.array_equal(results[1].pixels, results[2].pixels)
 
 
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_states_leave_a_device_for_the_cpu_and_come_back_to_it(optimizer, monkeypatch):
+    """What is packed lies on the CPU whatever the worker's device; what is given goes to the image's device."""
+    sent, moved = [], torch.Tensor.to
+
+    def to(tensor, *args, **more):
+        sent.append(args[0])
+        return moved(tensor, *args, **more)
+
+    task, worker = tile_task(9, optimizer, series="one", done=0, until=3), Worker(SPEC)
+    first = run(task, worker)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    packed = left(worker)
+    assert sent == ["cpu"] * len(packed) and all(value.device.type == "cpu" for value in packed.values())
+    sent.clear()
+    again = after(task, first.pixels, done=3, until=6, state=packed)
+    again.first_state(again.round, {}, None, torch.zeros(1))
+    assert sent == [torch.device("cpu")] * len(packed)
+    meta = torch.zeros(1, device="meta")
+    with pytest.raises((RuntimeError, NotImplementedError)):  # a device without numbers: it was sent there
+        again.first_state(again.round, {}, None, meta)
+    assert sent[-1] == torch.device("meta")
+
+
 def test_a_state_belongs_to_its_tile_and_its_series():
     worker, task = Worker(SPEC), tile_task(9, series="one", done=0, until=3)
     first = run(task, worker)

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +18,10 @@ from parallel_nst.painting.tiles.geometry import (
     squarest_grid,
     whole_tile,
 )
-from parallel_nst.painting.tiles.seams import borders, overlap_sharpness, step_ratio
+from parallel_nst.painting.tiles.seams import borders, step_ratio
 from parallel_nst.recipe import TilingSpec
 
+overlap_sharpness = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/sharpness.py"))["overlap_sharpness"]
 SIZES = [(1, 1), (3, 200), (64, 64), (97, 131), (256, 100)]
 GRIDS = [(1, 1), (2, 2), (3, 1), (2, 5)]
 PLANS = [
