@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import http.server
+import subprocess
+import sys
 import threading
 import urllib.error
 
@@ -186,3 +188,13 @@ def test_the_digest_depends_on_every_weight_and_size():
             first = digest_of(generator)
     generator.hyperparameters = generator.hyperparameters | {"skip": False}
     assert digest_of(generator) != first
+
+
+def test_names_and_addresses_are_known_without_pytorch():
+    code = (
+        "import sys; from parallel_nst.networks.generators.registry import named_models;"
+        "from parallel_nst.networks.backbones.registry import BACKBONES; named_models();"
+        "[entry.address for entry in BACKBONES.values()]; print(*{'torch', 'ray', 'cv2'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout.strip()) == (0, ""), ran.stderr
