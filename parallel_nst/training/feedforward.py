@@ -289,13 +289,13 @@ class Feedforward:
         begin_at(self.generator, style.mean((0, 2, 3)))
         self.generator.to(device, style.dtype)
         backbone, style = backbone.to(device, style.dtype), style.to(device)
-        painter = StyleObjective(self.generator, backbone, measured_targets(backbone, style, settings), settings)
-        trained = [weight for weight in painter.parameters() if weight.requires_grad]
+        module = StyleObjective(self.generator, backbone, measured_targets(backbone, style, settings), settings)
+        trained = [weight for weight in module.parameters() if weight.requires_grad]
         optimizer = torch.optim.Adam(trained, lr=settings.learning_rate)
         schedule = LambdaLR(optimizer, cosine(steps, settings.last_rate))
         self.networks: Mapping[str, nn.Module] = {"generator": self.generator}
         self.generators: Mapping[str, Generator] = {"generator": self.generator}
-        self.phases: Sequence[Phase] = [Phase("generator", painter, optimizer, schedule)]
+        self.phases: Sequence[Phase] = [Phase("generator", module, optimizer, schedule)]
 
     def memory(self) -> Mapping[str, Any]:
         """Nothing: all there is lies in the network and its optimiser."""

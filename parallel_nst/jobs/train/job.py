@@ -85,7 +85,7 @@ class TrainJob:
 @dataclass(frozen=True)
 class TrainReport:
     """What came of it. files: of the generators. pictures, skipped: by source. began: the step that it went on from.
-    losses: of the last step. images_per_second, waiting: see `fit.Meter`. startup: seconds until the loop began, in
+    losses: of the last step. images_per_second, waiting: see `TrainingSpeed`. startup: seconds until the loop began, in
     whatever process; shutdown: after it had ended."""
 
     out: str
