@@ -31,7 +31,7 @@ from skimage.filters import gabor_kernel, sobel
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from parallel_nst.cli.options import bundled_style
+from parallel_nst.files.bundled import bundled_style
 from parallel_nst.files.images import Picture, fit, read_image, resize, write_image
 from parallel_nst.networks.backbones.base import Backbone
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights

@@ -26,6 +26,7 @@ from tiles import memory
 
 from parallel_nst.files.bundled import bundled_content, bundled_style
 from parallel_nst.files.images import Picture, read_image, resize, write_image
+from parallel_nst.jobs.requests import PlanJob
 from parallel_nst.recipe import Recipe, TilingSpec
 
 STEPS = {"lbfgs": Recipe().history + 2, "adam": 3}
@@ -97,7 +98,7 @@ def watched(run: subprocess.Popen[str]) -> tuple[float, dict[str, float]]:
 
 def planned(run: Run, options: argparse.Namespace) -> tuple[float, float]:
     """MiB of the driver and of all workers, as `pnst plan` prints them."""
-    from parallel_nst.cli.plan import Question, answered  # loads PyTorch, whose pages the runs above would share
+    from parallel_nst.jobs.plan import plan  # loads PyTorch, whose pages the runs above would share
     from parallel_nst.painting.planning.footprint import driver_bytes
 
     recipe = Recipe(
@@ -109,7 +110,8 @@ def planned(run: Run, options: argparse.Namespace) -> tuple[float, float]:
     )
     driver = driver_bytes(run.size[1], run.size[0], recipe)
     share = int((options.memory * 2**30 - driver) / run.report["workers"])
-    needs = answered(Question(run.size, run.report["workers"], share, 1e11, recipe)).forecast
+    job = PlanJob(run.size, run.report["workers"], f"{share / MIB:.3f}MiB", 100.0, recipe=recipe)
+    needs = plan(job).forecast
     return needs.driver_bytes / MIB, needs.worker_bytes * run.report["workers"] / MIB
 
 

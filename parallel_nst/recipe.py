@@ -1,6 +1,7 @@
 """Every knob of one stylisation, as frozen records that travel to workers, into TOML and into the picture's metadata.
 
-Defaults, help texts and allowed values stand here and nowhere else: the command line reads them from these fields.
+Defaults, help texts and allowed values stand here and nowhere else: the command line reads them from these fields, as
+it does from the records of the jobs (`jobs.requests`) and of the trainings (`training.settings`).
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tomli_w
+
+from parallel_nst.errors import BadInput
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,11 +37,73 @@ MOST_TILES = 10_000  # along a side, and in all where only a count is given
 SMALLEST_SCALE = 128  # px, longest side; below it no layer of a backbone sees more than a few positions
 
 
-def knob(
-    default: Any, help: str, *, least: float | None = None, above: float | None = None, most: float | None = None
-) -> Any:
-    """A field with its help and its bounds: `least` and `most` are allowed, `above` is not."""
-    return field(default=default, metadata={"help": help, "least": least, "above": above, "most": most})
+Group = Literal["Pictures", "Look", "Steps", "Network", "Tiles", "Workers", "Output"]
+GROUPS: tuple[Group, ...] = get_args(Group)  # of options, in the order of a help page
+REQUIRED: Any = MISSING  # as the default of a knob: there is none
+
+
+@dataclass(frozen=True)
+class Knob:
+    """What a field says of itself wherever it is set: on the command line, in a file, from Python.
+
+    help: without a capital and a full stop. group: where it stands on a help page. least, most: bounds that are
+    allowed; above: one that is not. flags: its names on the command line, the last one its own; none: the field's.
+    read: of a text, where that is not plain; ValueError in one line. shown: the default in words. only_with: a field of
+    the same record and its values beside which alone this one has an effect. variable: of the environment, read when
+    nothing is given, unless one of the fields in `yields_to` is. argument: given by its place instead of a name. once:
+    a second one is refused instead of taking the place of the first. common: stands first in its group.
+    """
+
+    help: str
+    group: Group = "Look"
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    read: Callable[[str], Any] | None = None
+    shown: str | None = None
+    only_with: tuple[str, tuple[Any, ...]] | None = None
+    variable: str | None = None
+    yields_to: tuple[str, ...] = ()
+    argument: bool = False
+    once: bool = False
+    common: bool = False
+
+
+def knob(default: Any, help: str, group: Group = "Look", **more: Any) -> Any:
+    """A field with its `Knob`. default: REQUIRED where there is none; what can be called makes it."""
+    metadata = {"knob": Knob(help, group, **more)}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def knob_of(spec: Field[Any]) -> Knob | None:
+    """What a field says of itself; None where it is not to be set by itself."""
+    found: Knob | None = spec.metadata.get("knob")
+    return found
+
+
+def parse_layers(text: str) -> dict[str, float]:
+    """'relu1_1=1,relu3_1=0.5' -> weights by layer; a layer without a number has weight 1."""
+    weights = {}
+    for part in text.split(","):
+        name, _, number = part.strip().partition("=")
+        try:
+            weights[name] = float(number or 1)
+        except ValueError:
+            raise BadInput(f"layer weight is {part.strip()!r}; give NAME=NUMBER, such as relu1_1=0.5") from None
+    return weights
+
+
+def parse_size(text: str) -> int:
+    """A number of px, or 0 for 'full'."""
+    if text == "full":
+        return 0
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise BadInput(f"size is {text!r}; give a number of px of at least 1, or full")
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -45,16 +111,30 @@ class LayerWeights:
     """Weight of each layer's loss, by layer name. Empty: the backbone's own choice. Weights are relative: each loss is
     the weighted mean over its layers."""
 
-    style: Mapping[str, float] = field(default_factory=dict)
-    content: Mapping[str, float] = field(default_factory=dict)
+    style: Mapping[str, float] = knob(
+        dict,
+        "layers of the style loss, such as relu1_1=1,relu3_1=0.5",
+        flags=("--style-layers",),
+        metavar="LAYERS",
+        read=parse_layers,
+        shown="the backbone's",
+    )
+    content: Mapping[str, float] = knob(
+        dict,
+        "layers of the content loss",
+        flags=("--content-layers",),
+        metavar="LAYERS",
+        read=parse_layers,
+        shown="the backbone's",
+    )
 
     def __post_init__(self) -> None:
         for kind, weights in (("style", self.style), ("content", self.content)):
             for name, weight in weights.items():
                 if not (is_number(weight) and weight >= 0):
-                    raise ValueError(f"layers.{kind}.{name} is {weight!r}; a layer's weight is a number of at least 0")
+                    raise BadInput(f"layers.{kind}.{name} is {weight!r}; a layer's weight is a number of at least 0")
             if weights and not any(weights.values()):
-                raise ValueError(f"layers.{kind} has only zeros; give at least one layer a weight above 0")
+                raise BadInput(f"layers.{kind} has only zeros; give at least one layer a weight above 0")
 
 
 @dataclass(frozen=True)
@@ -62,18 +142,39 @@ class TilingSpec:
     """How the finer scales are cut."""
 
     mode: Mode = knob(
-        "exact", "exact: one objective over the whole picture; independent: each tile for itself, then blended"
+        "exact",
+        "exact: one objective over the whole picture; independent: each tile for itself, then blended",
+        "Tiles",
+        common=True,
     )
-    tiles: str = knob("auto", "number of tiles, or rows x columns such as 2x3; auto: by workers and memory")
-    overlap: int = knob(32, "width in px that two neighbouring independent tiles share and blend over", least=0)
+    tiles: str = knob(
+        "auto", "number of tiles, or rows x columns such as 2x3; auto: by workers and memory", "Tiles", common=True
+    )
+    overlap: int = knob(
+        32,
+        "width in px that two neighbouring independent tiles share and blend over",
+        "Tiles",
+        least=0,
+        only_with=("mode", ("independent",)),
+    )
     whole: int = knob(
-        512, "scales up to this longest side in px run in one piece; not the finest if --tiles is given", least=0
+        512,
+        "scales up to this longest side in px run in one piece; not the finest if --tiles is given",
+        "Tiles",
+        least=0,
     )
     targets: TileTargets = knob(
-        "own", "what independent tiles aim at; own: their share of what the picture lacks, plain: the style itself"
+        "own",
+        "what independent tiles aim at; own: their share of what the picture lacks, plain: the style itself",
+        "Tiles",
+        only_with=("mode", ("independent",)),
     )
     sync_every: int = knob(
-        0, "independent tiles exchange targets and overlaps after so many steps; 0: once a scale", least=0
+        0,
+        "independent tiles exchange targets and overlaps after so many steps; 0: once a scale",
+        "Tiles",
+        least=0,
+        only_with=("mode", ("independent",)),
     )
 
     def __post_init__(self) -> None:
@@ -86,34 +187,61 @@ class TilingSpec:
 class Recipe:
     """One stylisation: what to measure, what to weigh, how far to go."""
 
-    size: int = knob(1024, "longest side of the generated image in px; full (0): the content's own", least=0)
-    style_size: int = knob(
-        0, "longest side of the style image in px at the finest scale; 0: as --size, or its own if less", least=0
+    size: int = knob(
+        1024,
+        "longest side of the generated image in px; full (0 in a file): the content's own",
+        "Pictures",
+        least=0,
+        metavar="PX|full",
+        read=parse_size,
+        common=True,
     )
-    steps: int = knob(20, "optimiser steps at the finest scale", least=1)
-    step_growth: float = knob(0.3, "each coarser scale gets this share of --steps more than the next finer", least=0)
+    style_size: int = knob(
+        0,
+        "longest side of the style image in px at the finest scale; 0: as --size, or its own if less",
+        "Pictures",
+        least=0,
+    )
+    steps: int = knob(20, "optimiser steps at the finest scale", "Steps", least=1, common=True)
+    step_growth: float = knob(
+        0.3, "each coarser scale gets this share of --steps more than the next finer", "Steps", least=0
+    )
     scales: int = knob(
-        0, "number of scales, each the square root of two coarser; 0: down to about 128 px", least=0, most=40
+        0, "number of scales, each the square root of two coarser; 0: down to about 128 px", "Steps", least=0, most=40
     )
     backbone: str = knob("embedded", "network that measures content and style")
     style_weight: float = knob(1.0, "weight of the style loss", least=0)
     style_loss: StyleLoss = knob("w2", "w2: means and covariances, by their Wasserstein distance; gram: Gram matrices")
-    content_weight: float = knob(0.03, "weight of the content loss", least=0)
+    content_weight: float = knob(
+        0.03, "weight of the content loss: higher keeps more of the photograph", least=0, common=True
+    )
     tv_weight: float = knob(0.0, "weight of the total variation loss (smoothness)", least=0)
-    optimizer: Optimizer = knob("lbfgs", "lbfgs or adam")
-    learning_rate: float = knob(0.02, "step size of adam in units of the pixel range; lbfgs scales itself", above=0)
-    history: int = knob(5, "pairs that lbfgs remembers; each costs one copy of the image", least=1)
-    init: Init = knob("content", "what the coarsest scale starts from")
-    seed: int = knob(0, "seed of the noise of --init noise", least=0)
-    device: Device = knob("auto", "where the networks run")
-    dtype: Dtype = knob("auto", "precision of the networks; auto: bfloat16 where the hardware has it")
+    optimizer: Optimizer = knob("lbfgs", "how each step is chosen", "Steps")
+    learning_rate: float = knob(
+        0.02,
+        "step size of adam in units of the pixel range; lbfgs scales itself",
+        "Steps",
+        above=0,
+        only_with=("optimizer", ("adam",)),
+    )
+    history: int = knob(
+        5,
+        "pairs that lbfgs remembers; each costs one copy of the image",
+        "Steps",
+        least=1,
+        only_with=("optimizer", ("lbfgs",)),
+    )
+    init: Init = knob("content", "what the coarsest scale starts from", "Steps")
+    seed: int = knob(0, "seed of the noise of --init noise", "Steps", least=0, only_with=("init", ("noise",)))
+    device: Device = knob("auto", "where the networks run", "Workers")
+    dtype: Dtype = knob("auto", "precision of the networks; auto: bfloat16 where the hardware has it", "Workers")
     layers: LayerWeights = field(default_factory=LayerWeights)
     tiling: TilingSpec = field(default_factory=TilingSpec)
 
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.style_weight == 0 and self.content_weight == 0:
-            raise ValueError("style_weight and content_weight are both 0; give at least one a value above 0")
+            raise BadInput("style_weight and content_weight are both 0; give at least one a value above 0")
 
     def digest(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of the settings: equal recipes, equal digests."""
@@ -129,7 +257,7 @@ class Recipe:
         try:
             table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"not valid TOML: {error}") from None
+            raise BadInput(f"not valid TOML: {error}") from None
         recipe: Recipe = from_table(cls, table, "")
         return recipe
 
@@ -139,9 +267,9 @@ class Recipe:
         try:
             return cls.from_toml(path.read_text(encoding="utf-8"))
         except UnicodeDecodeError:
-            raise ValueError(f"{path} is not a text file; give settings as TOML in UTF-8") from None
+            raise BadInput(f"{path} is not a text file; give settings as TOML in UTF-8") from None
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise BadInput(f"{path}: {error}") from None
 
 
 def scale_sizes(longest: int, scales: int) -> list[int]:
@@ -164,7 +292,7 @@ def parse_grid(text: str) -> tuple[int, int | None]:
     parts = text.lower().split("x")
     if len(parts) <= 2 and all(part.isascii() and part.isdigit() and 0 < int(part) <= MOST_TILES for part in parts):
         return (int(parts[0]), int(parts[1])) if len(parts) == 2 else (int(parts[0]), None)
-    raise ValueError(f"tiles is {text!r}; give a number from 1 to {MOST_TILES}, rows x columns such as 2x3, or auto")
+    raise BadInput(f"tiles is {text!r}; give a number from 1 to {MOST_TILES}, rows x columns such as 2x3, or auto")
 
 
 def is_number(value: object) -> bool:
@@ -173,32 +301,51 @@ def is_number(value: object) -> bool:
 
 
 def check_bounds(record: Any) -> None:
-    """Raise ValueError, naming the field, for a value of the wrong type, outside its choices or its bounds."""
+    """Raise BadInput, naming the field, for a value of the wrong type, outside its choices or its bounds."""
     hints = get_type_hints(type(record))
     for spec in fields(record):
-        value, hint = getattr(record, spec.name), hints[spec.name]
-        choices = get_args(hint)
+        value, hint = getattr(record, spec.name), without_none(hints[spec.name])
+        if value is None and hint is not hints[spec.name]:
+            continue
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
         if choices and value not in choices:
-            raise ValueError(f"{spec.name} is {value!r}; allowed: {', '.join(map(str, choices))}")
+            raise BadInput(f"{spec.name} is {value!r}; allowed: {', '.join(map(str, choices))}")
         if hint is str and not isinstance(value, str):
-            raise ValueError(f"{spec.name} is {value!r}; give a text")
+            raise BadInput(f"{spec.name} is {value!r}; give a text")
         if hint in (int, float):
-            check_number(spec, value, whole=hint is int)
+            check_number(spec.name, value, knob_of(spec) or Knob(""), whole=hint is int)
 
 
-def check_number(spec: Field[Any], value: object, *, whole: bool) -> None:
-    """Raise ValueError for what is no (whole) number or outside the field's bounds."""
-    least, above, most = (spec.metadata[key] for key in ("least", "above", "most"))
-    kind = "a whole number" if whole else "a number"
-    bound = f" of at least {least:g}" if least is not None else f" above {above:g}" if above is not None else ""
-    bound += f" and at most {most:g}" if most is not None else ""
-    fits = is_number(value) and not (whole and not isinstance(value, int))
-    if fits and isinstance(value, (int, float)):
-        fits = (
-            (least is None or value >= least) and (above is None or value > above) and (most is None or value <= most)
-        )
-    if not fits:
-        raise ValueError(f"{spec.name} is {value!r}; give {kind}{bound}")
+def without_none(hint: Any) -> Any:
+    """`X | None` -> X; anything else as it is."""
+    parts = [part for part in get_args(hint) if part is not NoneType]
+    return parts[0] if get_origin(hint) in (Union, UnionType) and len(parts) == 1 else hint
+
+
+def check_number(name: str, value: object, knob: Knob, *, whole: bool) -> None:
+    """Raise BadInput for what is no (whole) number or outside the bounds."""
+    if is_number(value) and not (whole and not isinstance(value, int)) and within(value, knob):
+        return
+    raise BadInput(f"{name} is {value!r}; give {'a whole number' if whole else 'a number'}{bounds_text(knob)}")
+
+
+def within(value: Any, knob: Knob) -> bool:
+    """Whether a number keeps to the bounds."""
+    return (
+        (knob.least is None or value >= knob.least)
+        and (knob.above is None or value > knob.above)
+        and (knob.most is None or value <= knob.most)
+    )
+
+
+def bounds_text(knob: Knob) -> str:
+    """' of at least 1', ' from 1 to 100', ' above 0' or nothing, to stand behind 'a number'."""
+    if knob.least is not None and knob.most is not None:
+        return f" from {knob.least:g} to {knob.most:g}"
+    least = f" of at least {knob.least:g}" if knob.least is not None else ""
+    above = f" above {knob.above:g}" if knob.above is not None else ""
+    most = f"{' and' if least or above else ' of'} at most {knob.most:g}" if knob.most is not None else ""
+    return least + above + most
 
 
 def from_table(cls: Any, table: Mapping[str, Any], path: str) -> Any:
@@ -209,9 +356,9 @@ def from_table(cls: Any, table: Mapping[str, Any], path: str) -> Any:
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in known:
-            raise ValueError(f"unknown key {path + key!r}; known keys: {', '.join(known)}")
+            raise BadInput(f"unknown key {path + key!r}; known keys: {', '.join(known)}")
         nested = hints[key] in (LayerWeights, TilingSpec)
         if (nested or known[key].default_factory is not MISSING) and not isinstance(value, Mapping):
-            raise ValueError(f"{path + key} is {value!r}; give a table [{path + key}]")
+            raise BadInput(f"{path + key} is {value!r}; give a table [{path + key}]")
         values[key] = from_table(hints[key], value, f"{path}{key}.") if nested else value
     return cls(**values)

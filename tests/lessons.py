@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from parallel_nst.training.batches import Batches, CropSettings
+from parallel_nst.training.batches import Batches
 from parallel_nst.training.objective import Phase
+from parallel_nst.training.settings import CropSettings
 
 
 class Painter(nn.Module):

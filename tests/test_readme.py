@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.main import get_command
 
 from parallel_nst.cli import main as cli
-from parallel_nst.cli.train import feedforward_command
 from parallel_nst.files.images import Picture, write_image
 
 ROOT = Path(__file__).parent.parent
@@ -17,7 +17,7 @@ SMALL = ["--size", "48", "--steps", "1", "--scales", "1"]
 TRAINING = ["--size", "32", "--steps", "1", "--batch", "2"]
 SMALLER = {
     "plan": ["--speed", "100"],
-    "compare": [*SMALL, "--repeats", "1"],
+    "compare": SMALL,
     "batch": ["--size", "48"],
     "batch --style": SMALL,
     "models": [],
@@ -70,18 +70,40 @@ def test_the_python_example_runs(folder):
     assert (folder / "out.png").exists()
 
 
+def found(pattern, least):
+    """What a pattern finds in the README; a check that finds nothing checks nothing."""
+    matches = re.findall(pattern, README, re.MULTILINE)
+    assert len(matches) >= least, pattern
+    return matches
+
+
 def test_what_it_points_to_is_there():
-    for path in re.findall(r"\]\(([^)]+)\)", README) + re.findall(r"`((?:examples|benchmarks)/[^`]+)`", README):
+    for path in found(r"\]\(([^)]+)\)", 10) + found(r"`((?:examples|benchmarks)/[^`]+)`", 2):
         assert (ROOT / path).exists(), path
 
 
 def test_make_targets_it_names_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^make ([a-z-]+)", README, re.MULTILINE):
+    for target in found(r"^make ([a-z-]+)", 5):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
 def test_options_it_names_exist():
-    commands = (cli.tile_run_command, cli.batch_command, feedforward_command)
-    names = {"--" + name.replace("_", "-") for command in commands for name in command.__annotations__}
-    assert set(re.findall(r"`(--[a-z-]+)", README)) <= names
+    """In the text, and in every command that it shows."""
+    names = {name for command in commands() for param in command.params for name in param.opts}
+    assert set(found(r"`(--[a-z-]+)", 15)) <= names | {"--version", "--install-completion"}
+    shown = re.findall(r"^pnst .*", README, re.MULTILINE)
+    assert len(shown) >= 15
+    assert {option for line in shown for option in re.findall(r" (--[a-z-]+)", line)} <= names
+
+
+def commands():
+    """Every command of the program."""
+    waiting, ends = [get_command(cli.app)], []
+    while waiting:
+        one = waiting.pop()
+        inner = getattr(one, "commands", None)
+        ends += [] if inner else [one]
+        waiting += (inner or {}).values()
+    assert len(ends) >= 10
+    return ends

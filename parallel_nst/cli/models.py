@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from parallel_nst.errors import message_of, printable
+from parallel_nst.cli.options import GroupedCommand, made_from
+from parallel_nst.errors import BadInput, message_of, printable
+from parallel_nst.jobs.json_text import json_text
+from parallel_nst.recipe import REQUIRED, knob
 
 if TYPE_CHECKING:  # PyTorch takes seconds to load
     from parallel_nst.networks.generators.base import Generator
@@ -26,16 +29,46 @@ STATES = {
 models_app = typer.Typer(no_args_is_help=True, help="Generators: those there are, and what is in a file.")
 
 
-@models_app.command("list")
-def list_command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the list as one JSON array.")] = False,
-) -> None:
+@dataclass(frozen=True)
+class ListTalk:
+    """How models are told."""
+
+    json: bool = knob(False, "print one JSON array", "Output")
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What to look into."""
+
+    models: tuple[str, ...] = knob(
+        REQUIRED, "files of weights, folders of MicroAST, or names", "Pictures", metavar="FILE...", argument=True
+    )
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What to write in this project's own form, and where."""
+
+    model: str = knob(
+        REQUIRED, "file of weights, folder of MicroAST, or name", "Pictures", metavar="FILE", argument=True
+    )
+    out: Path = knob(REQUIRED, "file to write", "Pictures", metavar="OUT.safetensors", argument=True)
+    half: bool = knob(False, "in float16: half the size", "Output")
+
+    def __post_init__(self) -> None:
+        if self.out.suffix.lower() != ".safetensors" or not self.out.parent.is_dir() or self.out.is_dir():
+            raise BadInput(f"{self.out} cannot be written; give a name that ends in .safetensors in a folder there is")
+
+
+@models_app.command("list", cls=GroupedCommand)
+@made_from()
+def list_command(talk: ListTalk) -> None:
     """List the names that --model knows, and where their files come from."""
     from parallel_nst.networks.generators.registry import named_models
 
     models = named_models()
-    if as_json:
-        print(json.dumps([asdict(model) for model in models]))
+    if talk.json:
+        print(json_text(models))
         return
     rows = [(model.name, model.about, STATES[model.state], model.address) for model in models]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -44,25 +77,21 @@ def list_command(
         print("  ".join((*padded, address)).rstrip())
 
 
-@models_app.command("inspect")
-def inspect_command(
-    models: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Files of weights, folders of MicroAST, or names.")
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
-) -> None:
+@models_app.command("inspect", cls=GroupedCommand)
+@made_from()
+def inspect_command(asked: Inspected, talk: ListTalk) -> None:
     """Say what files hold: network, sizes, whose form they have."""
     from parallel_nst.networks.generators.files import open_generator
 
     facts, failed = [], False
-    for model in models:
+    for model in asked.models:
         try:
             facts.append(facts_of(model, *open_generator(model)))
         except (ValueError, OSError) as error:
             failed = True
             print(f"pnst: {message_of(error)}", file=sys.stderr)
-    if as_json:
-        print(json.dumps(facts))
+    if talk.json:
+        print(json_text(facts))
     else:
         print("\n\n".join(as_text(fact) for fact in facts), end="\n" * bool(facts))
     if failed:
@@ -105,17 +134,12 @@ def as_text(facts: dict[str, Any]) -> str:
     return "\n".join([printable(facts["model"]), *(f"  {name:{width}}  {text}" for name, text in rows)])
 
 
-@models_app.command("convert")
-def convert_command(
-    model: Annotated[str, typer.Argument(metavar="FILE", help="File of weights, folder of MicroAST, or name.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="File to write.")],
-    half: Annotated[bool, typer.Option("--half", help="In float16: half the size.")] = False,
-) -> None:
+@models_app.command("convert", cls=GroupedCommand)
+@made_from()
+def convert_command(asked: Conversion) -> None:
     """Write any readable generator in this project's own form, which is safe to pass on."""
     from parallel_nst.networks.generators.files import open_generator, save_generator
 
-    if out.suffix.lower() != ".safetensors" or not out.parent.is_dir() or out.is_dir():
-        raise typer.BadParameter(f"{out} cannot be written; give a name that ends in .safetensors in a folder there is")
-    generator, info, _ = open_generator(model)
-    save_generator(generator, out, {"converted_from": info.source} | dict(info.metadata), half=half)
-    print(f"{out}: {info.architecture}, {info.parameters:,} parameters, {out.stat().st_size:,} bytes")
+    generator, info, _ = open_generator(asked.model)
+    save_generator(generator, asked.out, {"converted_from": info.source} | dict(info.metadata), half=asked.half)
+    print(f"{asked.out}: {info.architecture}, {info.parameters:,} parameters, {asked.out.stat().st_size:,} bytes")

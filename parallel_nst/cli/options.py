@@ -1,159 +1,150 @@
-"""Options of the commands: flags, and those made from the fields of `Recipe`; and what they say, as records."""
+"""Commands made from records. This is the one place where options come from.
+
+A command is a function whose parameters are records:
+
+    @made_from(without=("tiling",))
+    def run_command(job: PictureJob, files: RecipeFiles, talk: Talk) -> None:
+
+Every field of these records that has a `Knob`, also deep in nested records (job.recipe.tiling.overlap), becomes an
+option: `--overlap`, with the help, default, bounds and group that the field says of itself. So a new option is one new
+field. What is typed is read as text and put into the records, which say what is wrong with it. What is typed comes
+before the environment, that before a file of settings (`--recipe`), that before the defaults.
+"""
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, fields, replace
-from functools import partial
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
-from parallel_nst.files.bundled import STYLES, bundled_style
 from parallel_nst.files.whole_files import write_whole
-from parallel_nst.recipe import Recipe, TilingSpec
+from parallel_nst.recipe import GROUPS, Knob, Recipe, knob, knob_of, without_none
 
-OPTION_TYPES = {"int": int, "float": float}
-REQUIRED = inspect.Parameter.empty  # as the default of a flag
+NUMBERS = {int: "INTEGER", float: "FLOAT"}
 
-Record = TypeVar("Record")
-
-
-@dataclass(frozen=True)
-class Flags:
-    """Options of `run` and `tile-run` that are not part of the recipe."""
-
-    content: Path | None
-    style: Path | None
-    output: Path | None
-    weights: Path | None
-    recipe: Path | None
-    save_recipe: Path | None
-    quality: int
-    max_pixels: int | None
-    preview_every: int | None
-    checkpoint_every: int | None
-    resume: bool
-    quiet: bool
-    json: bool
-    workers: int | None = 1
-    address: str | None = None
-    memory: str | None = None
-    in_process: bool = False
+Values = Mapping[str, Any]  # what is given, by an option's `Option.name`
+Bases = Callable[[Values], Mapping[str, Any]]  # records to begin with, by the name of the field that they stand in
 
 
 @dataclass(frozen=True)
-class Flag:
-    """One option as typer reads it, with its default (None: not given) and, for a whole number, its bounds."""
+class RecipeFiles:
+    """Settings from and to files."""
 
+    recipe: Path | None = knob(None, "TOML file of settings; options given beside it win", "Output")
+    save_recipe: Path | None = knob(None, "write the settings of this run as TOML", "Output")
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What a command prints."""
+
+    quiet: bool = knob(False, "print nothing but errors", "Output")
+    json: bool = knob(False, "print the summary as one JSON object", "Output")
+
+
+@dataclass(frozen=True)
+class Option:
+    """A field as an option. path: of names, from the record to the field. kind: its type without None. shown: what
+    stands for the default of all the options of a record, such as "the preset's"."""
+
+    path: tuple[str, ...]
+    spec: Field[Any]
     kind: Any
-    option: Any
-    default: Any = None
-    least: int | None = None
-    most: int | None = None
+    shown: str | None = None
+
+    @property
+    def knob(self) -> Knob:
+        found = knob_of(self.spec)
+        assert found is not None
+        return found
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return self.knob.flags or (f"--{self.spec.name.replace('_', '-')}",)
+
+    @property
+    def flag(self) -> str:
+        """What an error calls it."""
+        return self.knob.metavar or self.spec.name.upper() if self.knob.argument else self.flags[-1]
+
+    @property
+    def name(self) -> str:
+        """Of the parameter: that of the flag, which is its own where a field's name is not (`style` of the layers)."""
+        return self.spec.name if self.knob.argument else self.flags[-1].lstrip("-").replace("-", "_")
+
+    @property
+    def required(self) -> bool:
+        return self.spec.default is MISSING and self.spec.default_factory is MISSING
+
+    @property
+    def several(self) -> bool:
+        """Whether it can be given several times, for as many values."""
+        return get_origin(self.kind) is tuple and self.knob.read is None
+
+    @property
+    def off(self) -> bool:
+        """Whether it is a switch that turns something off."""
+        return self.kind is bool and self.spec.default is True
 
 
-def number_option(kind: type[int] | type[float], **settings: Any) -> Any:
-    """An option for a number. What is none comes through as text, for a check that says what is allowed."""
-
-    def read(text: str) -> int | float | str:
-        try:
-            return kind(text)
-        except ValueError:
-            return text
-
-    return typer.Option(parser=read, metavar="INTEGER" if kind is int else "FLOAT", **settings)
-
-
-def whole_number(help: str, *, default: int | None = None, most: int | None = None, **settings: Any) -> Flag:
-    """A flag for a whole number of at least 1."""
-    return Flag(int | None, number_option(int, help=help, **settings), default, least=1, most=most)
-
-
-def switch(name: str, help: str) -> Flag:
-    """A flag that is off unless given."""
-    return Flag(bool, typer.Option(name, help=help), default=False)
+def options_of(
+    record: Any, without: Sequence[str] = (), kinds: Mapping[str, Any] | None = None, path: tuple[str, ...] = ()
+) -> Iterator[Option]:
+    """The options of a record and of the records in it. without: names of fields, or fields' paths with dots, that are
+    left out with all that is in them. kinds: the record of a field that can hold one of several."""
+    hints = get_type_hints(record)
+    for spec in fields(record):
+        kind, place = (kinds or {}).get(spec.name) or without_none(hints[spec.name]), (*path, spec.name)
+        if spec.name in without or ".".join(place) in without:
+            continue
+        if knob_of(spec):
+            yield Option(place, spec, kind, "the preset's" if "preset" in path else None)
+        elif is_dataclass(kind):
+            yield from options_of(kind, without, kinds, place)
 
 
-SOURCE_FLAGS = {
-    "weights": Flag(Path | None, typer.Option(help="File with the backbone's weights.")),
-    "recipe": Flag(Path | None, typer.Option(help="TOML file of settings; options given beside it win.")),
-    "max_pixels": whole_number("Accept input pictures up to so many px."),
-}
-TALK_FLAGS = {
-    "quiet": switch("--quiet", "Print nothing but errors."),
-    "json": switch("--json", "Print the summary as one JSON object."),
-}
-RUN_FLAGS = {
-    "content": Flag(Path | None, typer.Option(help="Picture to paint.", show_default="a bundled photograph")),
-    "style": Flag(
-        Path | None,
-        typer.Option(help=f"Picture to paint it like, or a bundled one: {', '.join(STYLES)}.", show_default=STYLES[0]),
-    ),
-    "output": Flag(
-        Path | None,
-        typer.Option(help="Where to write: PNG, JPEG, TIFF, WebP or BMP.", show_default="CONTENT-STYLE.png, here"),
-    ),
-    "save_recipe": Flag(Path | None, typer.Option(help="Write the settings of this run as TOML.")),
-    "quality": whole_number("Of JPEG and WebP.", default=95, most=100),
-    **SOURCE_FLAGS,
-    "preview_every": whole_number("Write a small picture beside the output every so many steps."),
-    "checkpoint_every": whole_number("Save the state of the run beside the output every so many steps."),
-    "resume": switch("--resume", "Go on from the last checkpoint of a run that was stopped."),
-    **TALK_FLAGS,
-}
-TILE_RUN_FLAGS = {
-    **RUN_FLAGS,
-    "workers": whole_number("Workers at most.", show_default="one for each core or GPU"),
-    "address": Flag(
-        str | None,
-        typer.Option(
-            envvar="RAY_ADDRESS", help="Ray cluster, auto or host:port.", show_default="a local Ray for this run"
-        ),
-    ),
-    "in_process": switch(
-        "--in-process", "Workers are threads of this process: sooner there than Ray's, but none can be replaced."
-    ),
-    "memory": Flag(
-        str | None,
-        typer.Option(
-            help="Memory to stay within, such as 4GiB; on a cluster, of each worker.", show_default="what is free"
-        ),
-    ),
-}
-LAYER_FLAGS = ("style_layers", "content_layers")
+class GroupedCommand(TyperCommand):
+    """A command whose `--help` stands in the last group of its help page, not in one of its own before the others."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option: Any = super().get_help_option(ctx)
+        option.rich_help_panel = GROUPS[-1]
+        return option
 
 
-def recipe_parameter(spec: Field[Any]) -> inspect.Parameter:
-    """The option of a recipe's field. None means not given, so that a recipe file can decide."""
-    kind = None if spec.name == "size" else OPTION_TYPES.get(str(spec.type))
-    make = partial(number_option, kind) if kind else typer.Option
-    option = make(help=spec.metadata["help"].capitalize() + ".", show_default=str(spec.default))
-    return keyword(spec.name, (kind or str) | None, option, None)
-
-
-def keyword(name: str, kind: Any, option: Any, default: Any) -> inspect.Parameter:
-    """A keyword-only parameter as typer reads it."""
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
-
-
-def recipe_command(
-    flags: Mapping[str, Flag], records: Sequence[Any] = (Recipe, TilingSpec), without: Sequence[str] = ()
+def made_from(
+    without: Sequence[str] = (),
+    kinds: Mapping[str, Any] | None = None,
+    bases: Bases | None = None,
+    also: Callable[[Any], Values] = lambda job: {},
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command that takes `**options` these flags and the fields of the recipe's records as parameters.
+    """Turn a function of records into one with their options as parameters.
 
-    Fields are options when they have a help text and are not named in `without`.
+    without, kinds: see `options_of`. bases: the records that stand where a field has no `Knob`; None: a recipe of the
+    file that --recipe names. also: of the job, values that fields have beside their own, by name, for what has an
+    effect with one of several (see `Knob.only_with`). A parameter `given: Values` is told what was typed.
     """
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        parameters = [keyword(name, flag.kind, flag.option, flag.default) for name, flag in flags.items()]
-        specs = [spec for record in records for spec in fields(record) if "help" in spec.metadata]
-        parameters += [recipe_parameter(spec) for spec in specs if spec.name not in without]
-        for name in LAYER_FLAGS:
-            help = f"Layers of the {name.split('_')[0]} loss, such as relu1_1=1,relu3_1=0.5."
-            parameters.append(keyword(name, str | None, typer.Option(help=help, show_default="the backbone's"), None))
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(function)
+        names = [*inspect.signature(function).parameters]
+        records = {name: hints[name] for name in names if name != "given"}
+        options = {name: [*options_of(record, without, kinds)] for name, record in records.items()}
+
+        @functools.wraps(function)
+        def command(**typed: Any) -> None:
+            made = filled(records, options, typed, bases or recipe_base, also)
+            function(**{name: made[name] for name in names})
+
+        every = [option for some in options.values() for option in some]
+        parameters = [parameter_of(option) for option in sorted(every, key=place_of)]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return command
@@ -161,57 +152,192 @@ def recipe_command(
     return decorate
 
 
-def parsed(options: Mapping[str, Any], flags: Mapping[str, Flag], record: type[Record]) -> tuple[Record, Recipe]:
-    """The flags in their record, and the recipe; a wrong value is a usage error."""
-    given = {key: value for key, value in options.items() if value is not None}
+def place_of(option: Option) -> tuple[int, bool]:
+    """Where an option stands on the help page, before the order of its record's fields."""
+    return GROUPS.index(option.knob.group), not option.knob.common
+
+
+def parameter_of(option: Option) -> inspect.Parameter:
+    """An option as typer reads it: a text, or nothing where it is not given, so that a file or preset can decide."""
+    told = option.knob
+    settings: dict[str, Any] = {"help": f"{told.help[:1].upper()}{told.help[1:]}."}
+    if not told.argument:  # those have a group of their own
+        settings["rich_help_panel"] = told.group
+    if option.kind is bool:
+        names = [f" /{option.flag}"] if option.off else [*option.flags]
+        made: Any = typer.Option(*names, show_default=False, **settings)
+        return keyword(option.name, bool | None, made, None)
+    kind = Path if option.kind is Path and not told.read else str
+    settings |= {"metavar": metavar_of(option)} | completion_of(option)
+    default = inspect.Parameter.empty if option.required else None
+    if told.once or option.several:
+        kind = list[kind]  # type: ignore[valid-type, assignment]
+    if told.argument:
+        return keyword(option.name, kind, typer.Argument(show_default=False, **settings), default)
+    made = typer.Option(*option.flags, show_default=default_text(option) or False, **settings)
+    return keyword(option.name, kind if option.required else kind | None, made, default)
+
+
+def keyword(name: str, kind: Any, made: Any, default: Any) -> inspect.Parameter:
+    """A keyword-only parameter as typer reads it."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made])
+
+
+def metavar_of(option: Option) -> str:
+    """What stands for the value on the help page: for a number its bounds, for a choice all there are."""
+    told = option.knob
+    if told.metavar or told.argument:
+        return told.metavar or option.spec.name.upper()
+    if choices := choices_of(option):
+        return "|".join(choices)
+    if option.kind not in NUMBERS:
+        return "PATH" if option.kind is Path else "TEXT"
+    if told.least is not None and told.most is not None:
+        return f"{NUMBERS[option.kind]} {told.least:g}-{told.most:g}"
+    least = f">={told.least:g}" if told.least is not None else ""
+    return NUMBERS[option.kind] + least + (f">{told.above:g}" if told.above is not None else "")
+
+
+def choices_of(option: Option) -> list[str]:
+    """The values that there are, or nothing where they are not few."""
+    return [str(choice) for choice in get_args(option.kind)] if get_origin(option.kind) is Literal else []
+
+
+def completion_of(option: Option) -> dict[str, Any]:
+    """How a shell completes the value: a choice by name; files it completes by itself."""
+    choices = choices_of(option)
+    if not choices:
+        return {}
+    return {"autocompletion": lambda incomplete: [choice for choice in choices if choice.startswith(incomplete)]}
+
+
+def default_text(option: Option) -> str | None:
+    """The default as the help page shows it; None for nothing."""
+    if option.required:
+        return None
+    if option.shown or option.knob.shown:
+        return option.shown or option.knob.shown
+    default = option.spec.default
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return None if default is None or default == "" else str(default)
+
+
+def filled(
+    records: Mapping[str, Any], options: Mapping[str, Sequence[Option]], typed: Values, bases: Bases, also: Any
+) -> dict[str, Any]:
+    """The records with what was typed, and that itself as `given`; a wrong value is a usage error, in one line."""
+    every = [option for some in options.values() for option in some]
     try:
-        check_flags(options, flags)
-        base = Recipe.load(options["recipe"]) if options["recipe"] else Recipe()
-        return record(**{name: options[name] for name in flags}), merged(base, given)
+        given = from_environment(every, {o.name: read(o, typed[o.name]) for o in every if was_given(typed[o.name])})
+        begin = bases(given)
+        made = {name: built(record, options[name], given, begin) for name, record in records.items()}
+        for name, some in options.items():
+            check_effects(made[name], [option for option in some if option.name in given], also(made[name]))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    return {**made, "given": given}
 
 
-def check_flags(options: Mapping[str, Any], flags: Mapping[str, Flag]) -> None:
-    """Raise ValueError for a number that is none or out of bounds."""
-    for name, flag in flags.items():
-        value = options[name]
-        if value is None or flag.least is None:
-            continue
-        if not (isinstance(value, int) and value >= flag.least and (flag.most is None or value <= flag.most)):
-            allowed = f"of at least {flag.least}" if flag.most is None else f"from {flag.least} to {flag.most}"
-            raise ValueError(f"{name} is {value!r}; give a whole number {allowed}")
+def was_given(value: Any) -> bool:
+    """typer says None, or an empty list of an option that can be given several times, for what was not typed."""
+    return value is not None and value != []
 
 
-def merged(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
-    """The recipe with the options that were given."""
-    own = {spec.name: given[spec.name] for spec in fields(Recipe) if "help" in spec.metadata and spec.name in given}
-    if "size" in own:
-        own["size"] = parse_size(own["size"])
-    tiling = {spec.name: given[spec.name] for spec in fields(TilingSpec) if spec.name in given}
-    layers = {key.split("_")[0]: parse_layers(given[key]) for key in LAYER_FLAGS if key in given}
-    return replace(recipe, **own, tiling=replace(recipe.tiling, **tiling), layers=replace(recipe.layers, **layers))
-
-
-def parse_size(text: str) -> int:
-    """A number of px, or 0 for 'full'."""
-    if text == "full":
-        return 0
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise ValueError(f"size is {text!r}; give a number of px of at least 1, or full")
-    return int(text)
-
-
-def parse_layers(text: str) -> dict[str, float]:
-    """'relu1_1=1,relu3_1=0.5' -> weights by layer; a layer without a number has weight 1."""
-    weights = {}
-    for part in text.split(","):
-        name, _, number = part.strip().partition("=")
+def read(option: Option, value: Any) -> Any:
+    """The value of what was typed. What should be a number and is none stays a text, for the record to refuse."""
+    if option.knob.once:
+        if len(value) > 1:
+            raise ValueError(
+                f"{option.flag} is given {len(value)} times, as {' and '.join(map(str, value))}; give it once"
+            )
+        value = value[0]
+    if option.knob.read:
+        return option.knob.read(value)
+    if option.kind in NUMBERS:
         try:
-            weights[name] = float(number or 1)
+            return option.kind(value)
         except ValueError:
-            raise ValueError(f"layer weight is {part.strip()!r}; give NAME=NUMBER, such as relu1_1=0.5") from None
-    return weights
+            return value
+    return tuple(value) if option.several else value
+
+
+def from_environment(options: Sequence[Option], given: Values) -> dict[str, Any]:
+    """What is given, with variables of the environment for what is not, unless something is typed that excludes it.
+    An address that is given empty is none."""
+    found = dict(given)
+    for option in options:
+        if option.knob.variable is None:
+            continue
+        excluded = any(found.get(name) for name in option.knob.yields_to)
+        if option.name not in found and not excluded:
+            found[option.name] = os.environ.get(option.knob.variable, "")
+        if not found.get(option.name):
+            found.pop(option.name, None)
+    return found
+
+
+def recipe_base(given: Values) -> Mapping[str, Any]:
+    """The recipe that options change: of the file that is given, or the defaults."""
+    path = given.get("recipe")
+    return {"recipe": Recipe.load(path) if path else Recipe()}
+
+
+def built(record: Any, options: Sequence[Option], given: Values, bases: Mapping[str, Any]) -> Any:
+    """A record with what is given; nested records begin with those of `bases`."""
+    tree = branch([(option.path, given[option.name]) for option in options if option.name in given])
+    known = {spec.name: spec for spec in fields(record) if knob_of(spec) is None}
+    begin = {name: base for name, base in bases.items() if name in known}
+    for name, changes in tree.items():
+        begin[name] = changes if name not in known else replaced(begin.get(name) or default_of(known[name]), changes)
+    return record(**begin)
+
+
+def branch(leaves: Sequence[tuple[tuple[str, ...], Any]]) -> dict[str, Any]:
+    """[(("a", "b"), 1)] -> {"a": {"b": 1}}."""
+    tree: dict[str, Any] = {}
+    for path, value in leaves:
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = value
+    return tree
+
+
+def replaced(base: Any, changes: Mapping[str, Any]) -> Any:
+    """A record with these changes, of nested records too; all of one record at once, since it checks them together."""
+    own = {spec.name for spec in fields(base) if knob_of(spec) is not None}
+    values = {name: value if name in own else replaced(getattr(base, name), value) for name, value in changes.items()}
+    return replace(base, **values)
+
+
+def default_of(spec: Field[Any]) -> Any:
+    """The nested record that a field begins with."""
+    assert spec.default_factory is not MISSING
+    return spec.default_factory()
+
+
+def check_effects(record: Any, typed: Sequence[Option], also: Values) -> None:
+    """ValueError for an option that was typed and has no effect beside the value that another has."""
+    for option in typed:
+        if option.knob.only_with is None:
+            continue
+        name, values = option.knob.only_with
+        owner = functools.reduce(getattr, option.path[:-1], record)
+        found = also.get(name, (getattr(owner, name),))
+        if not set(found) & set(values):
+            raise ValueError(without_effect(option, owner, name, values, found))
+
+
+def without_effect(option: Option, owner: Any, name: str, values: Sequence[Any], found: Sequence[Any]) -> str:
+    """In one line: what has no effect, with what it has one, and what to do."""
+    (other,) = (Option((name,), spec, type(values[0])) for spec in fields(owner) if spec.name == name)
+    if other.off:
+        return f"{option.flag} has no effect with {other.flag}; leave one of the two out"
+    allowed = " or ".join(f"{other.flag} {value}" for value in values)
+    return (
+        f"{option.flag} has no effect with {other.flag} {', '.join(map(str, found))}; give {allowed}, or leave it out"
+    )
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
@@ -223,9 +349,3 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
     except OSError as error:
         reason = f"settings not written ({error.strerror})"
         raise ValueError(f"{path}: {reason}; give a name in a folder that exists") from None
-
-
-def chosen_style(path: Path | None) -> Path:
-    """The style image that an option means: a file before a bundled painting of that name."""
-    name = str(path or STYLES[0])
-    return bundled_style(name) if name in STYLES and not Path(name).is_file() else Path(name)

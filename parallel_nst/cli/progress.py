@@ -21,10 +21,20 @@ Show = Callable[[float, str], None]  # share of the work that is done, 0 to 1, a
 
 
 @contextlib.contextmanager
-def progress(*, quiet: bool) -> Iterator[tuple[Notify, OnStatus | None]]:
-    """A way to tell the user a line and one to show how far one stylisation is; nothing when quiet."""
+def results_on() -> Iterator[Callable[[str], None]]:
+    """A way to print results on standard output, which is for them alone: while a job runs, what others print there
+    (Ray reports the death of a worker so) goes to stderr."""
+    stdout = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        yield lambda text: print(text, file=stdout)
+
+
+@contextlib.contextmanager
+def progress(*, quiet: bool, tiled: bool) -> Iterator[tuple[Notify, OnStatus | None]]:
+    """A way to tell the user a line and one to show how far one stylisation is; nothing when quiet. tiled: whether
+    tiles finish one by one."""
     with progress_bar(quiet=quiet) as (notify, show):
-        yield notify, None if show is None else lambda status: show(status.share, describe(status))
+        yield notify, None if show is None else lambda status: show(status.share, describe(status, tiled=tiled))
 
 
 @contextlib.contextmanager
@@ -47,12 +57,12 @@ def progress_bar(*, quiet: bool) -> Iterator[tuple[Notify, Show | None]]:
             yield (lambda line: console.print(f"pnst: {line}", markup=False, highlight=False)), show
 
 
-def describe(status: RunStatus) -> str:
-    """Scale, tiles and steps done, loss, and speed where it is known."""
+def describe(status: RunStatus, *, tiled: bool) -> str:
+    """Scale, tiles done where they finish one by one, steps done, loss, and speed where it is known."""
+    tiles = f"tiles {status.tiles_done}/{status.tiles}  " if tiled and status.tiles > 1 else ""
     speed = f"  {status.steps_per_second:.1f} steps/s" if status.steps_per_second > 0 else ""
     return (
-        f"scale {status.scale}/{status.scales}  tiles {status.tiles_done}/{status.tiles}  "
-        f"step {status.step}/{status.steps}  loss {status.loss:.4f}{speed}"
+        f"scale {status.scale}/{status.scales}  {tiles}step {status.step}/{status.steps}  loss {status.loss:.4f}{speed}"
     )
 
 

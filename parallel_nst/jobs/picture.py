@@ -14,6 +14,7 @@ import psutil  # type: ignore[import-untyped]
 from parallel_nst.files.digests import digest_of, file_digest
 from parallel_nst.files.images import Picture, check_output, fit, read_image, resize, write_image
 from parallel_nst.files.whole_files import remove_leftovers
+from parallel_nst.jobs.requests import PictureJob
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.painting.planning.footprint import driver_bytes, worker_share
 from parallel_nst.painting.planning.memory import parse_memory
@@ -31,44 +32,9 @@ PREVIEW_QUALITY = 85
 
 
 @dataclass(frozen=True)
-class PictureJob:
-    """What to stylise, and with what.
-
-    weights: a file of the backbone's weights; None: the registry's.
-    workers, address, in_process: see `pools.open_pool`.
-    max_pixels: None keeps Pillow's limit against decompression bombs.
-    memory: what the run may take, such as 4GiB; on a cluster, each worker; None: what there is.
-    preview_every: write a small picture beside the output every so many steps. checkpoint_every: write a snapshot
-    beside it, from which `resume` goes on.
-    """
-
-    content: Path
-    style: Path
-    output: Path
-    recipe: Recipe
-    weights: Path | None = None
-    workers: int | None = 1
-    address: str | None = None
-    max_pixels: int | None = None
-    quality: int = 95
-    memory: str | None = None
-    preview_every: int | None = None
-    checkpoint_every: int | None = None
-    resume: bool = False
-    in_process: bool = False
-
-    @property
-    def preview(self) -> Path:
-        return self.output.with_name(f"{self.output.stem}.preview.jpg")
-
-    @property
-    def snapshot(self) -> Path:
-        return self.output.with_name(f"{self.output.name}.snapshot")
-
-
-@dataclass(frozen=True)
 class PictureReport:
-    """What came of it. Sizes in px; seconds of wall time; step_ratio is None without tile borders.
+    """What came of it. Sizes in px; seconds of wall time; step_ratio is None without tile borders, which exact tiles
+    have none of; device: that the networks ran on.
 
     startup: from the beginning of the program until the first step, and waiting for workers later.
     """
@@ -80,6 +46,7 @@ class PictureReport:
     tiles: int
     workers: int
     threads: int
+    device: str
     loss: float
     step_ratio: float | None
     startup: float
@@ -134,7 +101,8 @@ def stylize_file(
         written = time.perf_counter()
     finally:
         pool.close()
-    return report_of(job, crew, result, pool.waited, (began, started, painted, written, time.perf_counter()))
+    times = began, started, painted, written, time.perf_counter()
+    return report_of(job, crew, pool.spec.device, result, pool.waited, times)
 
 
 def read_inputs(job: PictureJob, memory: int | None, notify: Callable[[str], None]) -> tuple[Picture, Picture]:
@@ -149,10 +117,15 @@ def read_inputs(job: PictureJob, memory: int | None, notify: Callable[[str], Non
 
 
 def report_of(
-    job: PictureJob, crew: Crew, result: Stylised, waited: float, times: tuple[float, float, float, float, float]
+    job: PictureJob,
+    crew: Crew,
+    device: str,
+    result: Stylised,
+    waited: float,
+    times: tuple[float, float, float, float, float],
 ) -> PictureReport:
-    """What came of a job. waited: seconds for workers; times: when it began, started painting, had painted, had
-    written and had closed."""
+    """What came of a job. device: of the workers. waited: seconds for them; times: when it began, started painting, had
+    painted, had written and had closed."""
     began, started, painted, written, closed = times
     width, height = result.picture.size
     return PictureReport(
@@ -163,8 +136,9 @@ def report_of(
         tiles=result.tiles,
         workers=crew.workers,
         threads=crew.threads,
+        device=device,
         loss=result.loss,
-        step_ratio=None if math.isnan(result.step_ratio) else float(result.step_ratio),
+        step_ratio=None if result.exact or math.isnan(result.step_ratio) else float(result.step_ratio),
         startup=started - began + waited,
         compute=result.compute_seconds - waited,
         blend=result.blend_seconds,

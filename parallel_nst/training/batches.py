@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 from types import TracebackType
@@ -36,36 +35,6 @@ class TrainingPictures(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Pixels: ...
-
-
-@dataclass(frozen=True)
-class CropSettings:
-    """How crops are cut; call it with (H, W, 3) uint8 pixels and a `Random` for (3, size, size) uint8.
-
-    size: px, square. load: px that a picture's shorter side is resized to before (see `PictureFiles`), None keeps it.
-    random: where it is cut; else from the centre. flip: mirror half of the crops.
-    """
-
-    size: int = 256
-    load: int | None = None
-    random: bool = True
-    flip: bool = False
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise BadInput(f"crops of {self.size} px are none; give a size of at least 1")
-        if self.load is not None and self.load < self.size:
-            raise BadInput(f"pictures of {self.load} px hold no crops of {self.size}; load them at that size or more")
-
-    def __call__(self, pixels: Pixels, rng: Random) -> Tensor:
-        height, width = pixels.shape[0] - self.size, pixels.shape[1] - self.size
-        if min(height, width) < 0:
-            raise BadInput(f"a picture of {pixels.shape[1]}x{pixels.shape[0]} holds no crop of {self.size} px")
-        top, left = (rng.randint(0, height), rng.randint(0, width)) if self.random else (height // 2, width // 2)
-        piece = pixels[top : top + self.size, left : left + self.size]
-        if self.flip and rng.random() < 0.5:
-            piece = piece[:, ::-1]
-        return torch.from_numpy(piece.copy()).permute(2, 0, 1)
 
 
 class Batches:

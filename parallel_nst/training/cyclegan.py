@@ -10,8 +10,7 @@ official code does.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,44 +20,11 @@ from parallel_nst.networks.discriminators import DISCRIMINATORS, Discriminator
 from parallel_nst.networks.generators.base import Generator
 from parallel_nst.networks.generators.published import build_generator
 from parallel_nst.painting.gatys.losses import wide
-from parallel_nst.recipe import check_bounds, knob
 from parallel_nst.training.objective import Batch, Losses, Phase
+from parallel_nst.training.settings import CycleSettings
 
-GeneratorKind = Literal["resnet9", "resnet6", "dncnn"]
-DiscriminatorKind = Literal["patchgan", "conv5"]
-NormKind = Literal["instance", "batch"]
-Decay = Literal["linear", "exponential"]
 INIT_DEVIATION = 0.02
 SIGNED = 2.0  # pixels of [-1, 1] in one of [0, 1]
-
-
-@dataclass(frozen=True)
-class CycleSettings:
-    """What is trained, and for what. The defaults are the official ones."""
-
-    generator: GeneratorKind = knob("resnet9", "kind of both generators")
-    generator_width: int = knob(64, "channels of a generator's first convolution", least=1)
-    depth: int = knob(6, "normalised convolutions of dncnn", least=1)
-    discriminator: DiscriminatorKind = knob("patchgan", "kind of both discriminators")
-    discriminator_width: int = knob(0, "channels of its first convolution; 0: 64, and 16 for conv5", least=0)
-    norm: NormKind = knob("instance", "normalisation of both; dncnn always has batch")
-    cycle: bool = knob(True, "whether a picture must come back from there and back again")
-    cycle_weight: float = knob(10.0, "weight of the cycle loss", least=0)
-    identity_weight: float = knob(
-        0.5, "weight of leaving alone what is of the wanted kind already, in units of --cycle-weight", least=0
-    )
-    pool: int = knob(50, "generated pictures kept for the discriminators; 0: only the newest", least=0)
-    learning_rate: float = knob(2e-4, "step size of adam", above=0)
-    beta1: float = knob(0.5, "adam's memory of gradients", least=0, most=0.999)
-    decay: Decay = knob("linear", "how the learning rate falls after the constant epochs; exponential: from the start")
-    constant_epochs: int = knob(100, "epochs before a linear decay", least=0)
-    decay_epochs: int = knob(100, "epochs of a linear decay down to zero", least=0)
-    decay_factor: float = knob(0.99, "factor of an exponential decay", above=0, most=1)
-    decay_every: int = knob(2, "epochs between two factors of an exponential decay", least=1)
-    seed: int = knob(0, "seed of the first weights and of the pools", least=0)
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
 
 def share_at(settings: CycleSettings, epoch_steps: int) -> Callable[[int], float]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from parallel_nst.errors import BadInput
 from parallel_nst.files.images import resize
 from parallel_nst.networks.backbones.base import Backbone
-from parallel_nst.networks.backbones.registry import backbone_entry
 from parallel_nst.networks.generators.base import Generator
 from parallel_nst.networks.generators.published import build_generator
 from parallel_nst.networks.generators.transformer import VGG16_ENCODER, VGGDecoder
@@ -31,53 +30,12 @@ from parallel_nst.painting.gatys.losses import content_sums, gram_loss, gram_par
 from parallel_nst.painting.gatys.objective import weighted_mean
 from parallel_nst.painting.gatys.style import StyleTargets, measure_style
 from parallel_nst.painting.tiles.geometry import Rect, whole_tile
-from parallel_nst.recipe import LayerWeights, check_bounds, knob
 from parallel_nst.training.objective import Batch, Losses, Phase
+from parallel_nst.training.settings import FeedforwardSettings, Formula
 
-Architecture = Literal["transformer", "aonet", "vgg16-decoder"]
-Formula = Literal["relative", "raw"]
-NormKind = Literal["instance", "batch"]
 FORM_OF = {"transformer": "transformer-net", "aonet": "aonet"}
 FIRST_SPREAD = 32  # times PyTorch's first weights: a spread of 13 in pixels of 0 to 255
 FROZEN_LAYERS = 20  # of VGG16's `features`, up to and with relu4_2, when the encoder comes with its weights
-
-
-@dataclass(frozen=True)
-class FeedforwardSettings:
-    """What is trained, and for what."""
-
-    architecture: Architecture = knob("transformer", "kind of generator")
-    width: int = knob(0, "channels of its first convolution; 0: 32, and 64 for vgg16-decoder", least=0)
-    blocks: int = knob(5, "residual blocks of transformer and aonet", least=1)
-    norm: NormKind = knob("instance", "normalisation of the generator")
-    backbone: str = knob("embedded", "network that measures content and style")
-    layers: LayerWeights = field(default_factory=LayerWeights)
-    formula: Formula = knob(
-        "relative", "relative: losses in units of the style picture's own features; raw: those of Johnson's code"
-    )
-    feature_scale: float = knob(1.0, "raw losses only: features are multiplied by this", above=0)
-    content_weight: float = knob(0.7, "weight of the content loss", least=0)
-    style_weight: float = knob(1.0, "weight of the style loss", least=0)
-    tv_weight: float = knob(0.0, "weight of the total variation loss (smoothness)", least=0)
-    style_size: int = knob(384, "shorter side of the style picture in px; 0: its own", least=0)
-    learning_rate: float = knob(2e-3, "step size of adam", above=0)
-    last_rate: float = knob(
-        0.05, "share of the learning rate that a cosine leaves at the end; 1: constant", least=0, most=1
-    )
-    seed: int = knob(0, "seed of the first weights", least=0)
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
-        if self.content_weight == 0 and self.style_weight == 0:
-            raise BadInput("content_weight and style_weight are both 0; give at least one a value above 0")
-        if self.architecture == "vgg16-decoder" and self.norm == "batch":
-            raise BadInput("norm is 'batch'; vgg16-decoder knows only instance")
-
-    @property
-    def layers_used(self) -> LayerWeights:
-        """The layers named, else the backbone's own choice."""
-        default = backbone_entry(self.backbone).layers
-        return LayerWeights(self.layers.style or default.style, self.layers.content or default.content)
 
 
 class StyleObjective(nn.Module):

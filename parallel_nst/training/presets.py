@@ -13,9 +13,7 @@ from typing import Any
 
 from parallel_nst.errors import BadInput
 from parallel_nst.recipe import LayerWeights
-from parallel_nst.training.batches import CropSettings
-from parallel_nst.training.cyclegan import CycleSettings
-from parallel_nst.training.feedforward import FeedforwardSettings
+from parallel_nst.training.settings import CropSettings, CycleSettings, FeedforwardSettings
 
 JOHNSON_LAYERS = LayerWeights(
     style=dict.fromkeys(("relu1_2", "relu2_2", "relu3_3", "relu4_3"), 1.0), content={"relu2_2": 1.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 import subprocess
@@ -20,17 +21,20 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from parallel_nst import __version__
 from parallel_nst.cli import main as cli
 from parallel_nst.cli import progress as cli_progress
+from parallel_nst.cli.texts import crew_text
 from parallel_nst.files.images import read_image, read_settings
 from parallel_nst.jobs import picture
-from parallel_nst.jobs.picture import PictureJob
+from parallel_nst.jobs.picture import PictureReport
+from parallel_nst.jobs.requests import PictureJob
 from parallel_nst.painting.scale_run import RunStatus
-from parallel_nst.recipe import Recipe, TilingSpec
+from parallel_nst.recipe import Recipe, TilingSpec, knob_of
 from parallel_nst.workers import opening as pools
 
 SMALL = ("--size", "32", "--steps", "1", "--scales", "1")
-FIELDS = [spec for record in (Recipe, TilingSpec) for spec in fields(record) if "help" in spec.metadata]
+FIELDS = [spec for record in (Recipe, TilingSpec) for spec in fields(record) if knob_of(spec)]
 COMMANDS = [command.name for command in cli.app.registered_commands]
 
 
@@ -59,6 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setattr(pools, "usable_cores", lambda: 1)
+    monkeypatch.setattr(cli_progress, "PLAIN_SECONDS", math.inf)  # however slow the machine is
     random_image(64, 48).save("content.png")
     random_image(40, 48, seed=1).save("style.png")
     return tmp_path
@@ -82,7 +87,12 @@ def pnst(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
 def paint(pnst: Pnst) -> Pnst:
     """`pnst tile-run` of the two pictures, small and quick; options given later win."""
     names = ("--content", "content.png", "--style", "style.png", "--output", "out.png")
-    return lambda *options: pnst("tile-run", *names, *SMALL, "--workers", 1, *options)
+
+    def call(*options: object) -> Run:
+        kept = [one for name in range(0, len(names), 2) for one in names[name : name + 2] if names[name] not in options]
+        return pnst("tile-run", *kept, *SMALL, "--workers", 1, *options)
+
+    return call
 
 
 def settings(path: str = "out.png") -> Recipe:
@@ -91,34 +101,44 @@ def settings(path: str = "out.png") -> Recipe:
     return Recipe.from_toml(text)
 
 
-# Options and helps
+# Help and version
 
 
-def option_helps(pnst: Pnst, command: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("COLUMNS", "400")
-    run = pnst(command, "--help")
+def test_the_version_is_that_of_the_package(pnst: Pnst) -> None:
+    assert pnst("--version") == Run(0, f"pnst {__version__}\n", "")
+
+
+def test_help_is_in_groups_with_the_common_ones_first(pnst: Pnst, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    run = pnst("tile-run", "--help")
     assert run.code == 0
-    return " ".join(run.out.split())
+    panels = re.findall(r"^╭─ (\w+) ─", run.out, re.MULTILINE)
+    assert panels == ["Pictures", "Look", "Steps", "Tiles", "Workers", "Output"]
+    first = re.findall(r"^╭─ \w+ ─.*\n│ +(--[a-z-]+)", run.out, re.MULTILINE)
+    assert first == ["--content", "--content-weight", "--steps", "--mode", "--workers", "--quality"]
 
 
-def test_every_setting_is_an_option_with_its_own_default_and_help(pnst: Pnst, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = option_helps(pnst, "tile-run", monkeypatch)
+def test_every_setting_is_shown_with_its_default_and_help(pnst: Pnst, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    text = " ".join(pnst("tile-run", "--help").out.split())
+    assert len(FIELDS) > 20
     for spec in FIELDS:
-        pattern = rf"--{spec.name.replace('_', '-')} .*?{re.escape(spec.metadata['help'].capitalize())}\. "
-        assert re.search(pattern + rf"\[default: \(?{re.escape(str(spec.default))}\)?\]", text), spec.name
+        told = knob_of(spec)
+        assert told is not None
+        help = told.help[0].upper() + told.help[1:]
+        pattern = rf"--{spec.name.replace('_', '-')} .*?{re.escape(help)}\. "
+        assert re.search(pattern + rf"\[default: \({re.escape(str(spec.default))}\)\]", text), spec.name
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_and_every_option_has_a_help(pnst: Pnst, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (entry,) = (entry for entry in cli.app.registered_commands if entry.name == command)
-    assert entry.callback is not None and (entry.callback.__doc__ or "").strip()
-    text = option_helps(pnst, command, monkeypatch)
-    for found in re.finditer(r"│ (?:\*\s+)?--[a-z-]+ +(?:[A-Z]+ +)?(.*?)│", text):
-        assert re.match(r"\S", found[1]), found[0]
+def test_a_shell_gets_its_completion(pnst: Pnst, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    run = pnst("--show-completion", "bash")
+    assert run.code == 0 and "_PNST_COMPLETE=complete_bash" in run.out
 
 
 def test_without_a_command_the_help_is_shown(pnst: Pnst) -> None:
     run = pnst()
+    assert len(COMMANDS) >= 5
     assert all(command in run.out + run.err for command in COMMANDS)
 
 
@@ -167,8 +187,37 @@ def test_every_flag_reaches_the_job(paint: Pnst, monkeypatch: pytest.MonkeyPatch
 
 def test_progress_says_the_speed_once_it_is_known() -> None:
     status = RunStatus(2, 3, 1, 4, 5, 10, 0.25, 0.5)
-    assert cli_progress.describe(status) == "scale 2/3  tiles 1/4  step 5/10  loss 0.2500"
-    assert cli_progress.describe(replace(status, steps_per_second=1.26)).endswith("loss 0.2500  1.3 steps/s")
+    assert cli_progress.describe(status, tiled=True) == "scale 2/3  tiles 1/4  step 5/10  loss 0.2500"
+    quick = replace(status, steps_per_second=1.26)
+    assert cli_progress.describe(quick, tiled=True).endswith("loss 0.2500  1.3 steps/s")
+
+
+def test_progress_counts_tiles_only_where_they_finish_one_by_one() -> None:
+    """Tiles of one objective are all done at once, with the last step; a scale in one piece has none to count."""
+    status = RunStatus(2, 3, 0, 4, 5, 10, 0.25, 0.5)
+    assert cli_progress.describe(status, tiled=False) == "scale 2/3  step 5/10  loss 0.2500"
+    assert cli_progress.describe(replace(status, tiles=1), tiled=True) == "scale 2/3  step 5/10  loss 0.2500"
+
+
+def test_exact_tiles_have_no_border_to_speak_of(paint: Pnst) -> None:
+    tiles = ("--tiles", 2, "--size", 64)
+    assert "border" not in paint(*tiles).out
+    assert json.loads(paint(*tiles, "--json").out)["step_ratio"] is None
+    assert "border step ratio" in paint(*tiles, "--mode", "independent", "--overlap", 4).out
+
+
+def test_a_loss_that_is_none_is_null_in_json(paint: Pnst, monkeypatch: pytest.MonkeyPatch) -> None:
+    def report(*rest: object) -> PictureReport:
+        return PictureReport("o.png", 1, 1, "exact", 1, 1, 1, "cpu", float("inf"), None, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+    monkeypatch.setattr(picture, "stylize_file", report)
+    run = paint("--json")
+    assert json.loads(run.out, parse_constant=lambda name: pytest.fail(name))["loss"] is None
+
+
+def test_workers_on_gpus_have_no_threads_to_speak_of() -> None:
+    assert crew_text(2, 1, "cuda") == "2 GPU workers"
+    assert crew_text(1, 2, "cpu") == "1 worker x 2 threads"
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(
@@ -190,18 +239,20 @@ def test_quiet_prints_nothing(paint: Pnst) -> None:
 def test_fewer_workers_than_asked_for_are_explained(paint: Pnst) -> None:
     run = paint("--workers", 8, "--tiles", 1)
     assert run.err == "pnst: using 1 of 8 workers: there is 1 tile\n"
-    run = paint("--workers", 8, "--tiles", "2x2", "--overlap", 4)
+    run = paint("--workers", 8, "--tiles", "2x2")
     assert run.err == "pnst: using 1 of 8 workers: there is 1 core\n"
 
 
 def test_rows_and_columns(paint: Pnst) -> None:
-    run = paint("--tiles", "2x3", "--overlap", 4, "--size", 96, "--json")
+    run = paint("--tiles", "2x3", "--size", 96, "--json")
     assert json.loads(run.out)["tiles"] == 6
 
 
 def test_the_output_remembers_its_settings(paint: Pnst) -> None:
-    assert paint("--tiles", "2", "--overlap", 4, "--content-weight", "0.5").code == 0
-    expected = Recipe(size=32, steps=1, scales=1, content_weight=0.5, tiling=TilingSpec(tiles="2", overlap=4))
+    independent = ("--mode", "independent", "--tiles", "2", "--overlap", 4)
+    assert paint(*independent, "--content-weight", "0.5").code == 0
+    tiling = TilingSpec(mode="independent", tiles="2", overlap=4)
+    expected = Recipe(size=32, steps=1, scales=1, content_weight=0.5, tiling=tiling)
     assert settings() == expected
 
 
@@ -222,6 +273,14 @@ def test_ray_address_in_the_environment_is_honoured(paint: Pnst, monkeypatch: py
     refused(paint(), "no Ray answers at 127.0.0.1:1")
     monkeypatch.setenv("RAY_ADDRESS", "")
     assert paint().code == 0
+
+
+def test_what_is_typed_beats_the_environment(paint: Pnst, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert paint("--in-process").code == 0
+    assert paint("--address", "").code == 0
+    refused(paint("--address", "127.0.0.1:2"), "no Ray answers at 127.0.0.1:2")
+    refused(paint("--address", "127.0.0.1:2", "--in-process"), "--in-process and --address exclude each other")
 
 
 # Pictures of every kind
@@ -305,10 +364,12 @@ MISTAKES: list[tuple[str, str, Callable[[], object] | None]] = [
     ("--output content.png", r"content\.png: would overwrite the input content\.png: choose another", None),
     ("--tiles 0", r"tiles is '0'; give a number from 1 to 10000, rows x columns such as 2x3, or auto", None),
     ("--tiles 99999999999999x2", r"tiles is '99999999999999x2'; give a number from 1 to 10000", None),
-    ("--scales 100000", r"scales is 100000; give a whole number of at least 0 and at most 40", None),
+    ("--scales 100000", r"scales is 100000; give a whole number from 0 to 40", None),
     ("--tiles 2x0", r"tiles is '2x0'; give", None),
     ("--tiles abc", r"tiles is 'abc'; give", None),
     ("--tiles -1", r"tiles is '-1'; give", None),
+    ("--overlap 8", r"--overlap has no effect with --mode exact; give --mode independent, or leave it out", None),
+    ("--style style.png --style b.png", r"--style is given 2 times, as style\.png and b\.png; give it once", None),
     ("--style-weight -1", r"style_weight is -1\.0; give a number of at least 0", None),
     ("--content-weight nan", r"content_weight is nan; give a number of at least 0", None),
     ("--tv-weight inf", r"tv_weight is inf; give a number of at least 0", None),
@@ -350,7 +411,7 @@ MISTAKES: list[tuple[str, str, Callable[[], object] | None]] = [
     ("--memory 4", r"memory is '4'; give a size with its unit, such as 4GiB", None),
     ("--mode magic", r"mode is 'magic'; allowed: independent, exact", None),
     ("--targets best", r"targets is 'best'; allowed: own, plain", None),
-    ("--sync-every -1", r"sync_every is -1; give a whole number of at least 0", None),
+    ("--mode independent --sync-every -1", r"sync_every is -1; give a whole number of at least 0", None),
     ("--max-pixels 0", r"max_pixels is 0; give a whole number of at least 1", None),
     ("--size 0", r"size is '0'; give a number of px of at least 1, or full", None),
     ("--size -5", r"size is '-5'; give", None),
@@ -404,6 +465,7 @@ COMPARE_MISTAKES: list[tuple[str, str]] = [
     ("--content content.png", r"[Nn]o such option: --content"),
     ("--steps few", r"steps is 'few'; give a whole number of at least 1"),
     ("--backbone vgg19", r"no weights of vgg19 here"),
+    ("--modes exact --overlap 8", r"--overlap has no effect with --mode exact; give --mode independent, or leave"),
 ]
 
 
@@ -428,22 +490,24 @@ def test_an_interrupted_comparison_leaves_nothing(pnst: Pnst, folder: Path, monk
     monkeypatch.setattr("parallel_nst.jobs.compare.job.stylize", stop)
     monkeypatch.setattr(cli, "leave", sys.exit)  # which ends this process at once where Ray is loaded
     run = pnst("compare", "content.png", "style.png", *SMALL, "--tiles", 4)
-    assert run == Run(cli.STOPPED, "", "pnst: stopped\n")
+    assert (run.code, run.out, run.err.splitlines()[1:]) == (cli.STOPPED, "", ["pnst: stopped"])
     assert not (folder / "content-style-compare").exists()
 
 
 def test_a_comparison_on_one_core(pnst: Pnst, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parallel_nst.jobs.compare.job.release_memory", lambda: None)  # slow among a test run's objects
-    options = ("--tiles", 4, "--overlap", 4, "--workers", "1,2", "--repeats", 1)
+    options = ("--tiles", 4, "--overlap", 4, "--workers", "1,2")
     run = pnst("compare", "content.png", "style.png", *SMALL, *options)
     assert run.code == 0, run.err
     for text in ("serial, 1 thread (best)", "exact, 1 worker", "independent, 1 worker", "32x24 px, 4 tiles, 1 round"):
         assert text in run.out
     assert "workers 1 of 2: there is 1 core" in run.out
+    assert re.match(r"pnst: 6 runs: 3 settings, once to warm up and 1 time timed; about \d+ s in all\n", run.err)
     assert "2 workers" not in run.out
     written = folder / "content-style-compare"
     assert {"comparison.csv", "comparison.json", "comparison.html"} <= {path.name for path in written.iterdir()}
-    quiet = pnst("compare", "content.png", "swirls", *SMALL, *options, "--modes", "exact", "--json", "--output", "out")
+    exact = ("--tiles", 4, "--workers", "1,2", "--modes", "exact")
+    quiet = pnst("compare", "content.png", "swirls", *SMALL, *exact, "--json", "--output", "out")
     assert json.loads(quiet.out) == json.loads((folder / "out" / "comparison.json").read_text())
 
 

@@ -8,8 +8,10 @@ import re
 import pytest
 import typer
 
-from parallel_nst.cli.plan import amount, duration, parse_picture, plan_command
-from parallel_nst.painting.planning import memory
+from parallel_nst.cli.plan import plan_command
+from parallel_nst.cli.texts import amount, duration
+from parallel_nst.jobs import plan as planning
+from parallel_nst.jobs.requests import parse_picture_size
 
 GIB = 1 << 30
 QUICK = ("--speed", "100", "--memory", "2GiB")
@@ -50,7 +52,7 @@ def test_a_plan_is_a_table_with_a_row_for_each_scale(plan):
 
 
 def test_memory_is_shared_by_the_workers_of_this_machine(plan, monkeypatch):
-    monkeypatch.setattr(memory, "machine_memory", lambda: 9 * GIB)
+    monkeypatch.setattr(planning, "machine_memory", lambda: 9 * GIB)
     monkeypatch.setattr("parallel_nst.workers.opening.usable_cores", lambda: 4)
     here, beyond = (
         json.loads(plan("--size", 600, "--workers", workers, "--speed", 100, "--json")) for workers in (2, 8)
@@ -61,7 +63,7 @@ def test_memory_is_shared_by_the_workers_of_this_machine(plan, monkeypatch):
 
 
 def test_without_a_speed_it_is_measured(plan, monkeypatch):
-    monkeypatch.setattr("parallel_nst.painting.planning.forecast.measured_speed", lambda *_: 123e9)
+    monkeypatch.setattr(planning, "measured_speed", lambda *_: 123e9)
     found = json.loads(plan("--size", 128, "--memory", "2GiB", "--json"))
     assert found["speed"] == 123e9
     assert "measured here" in found["notes"][0]
@@ -82,15 +84,16 @@ def test_a_recipe_gives_what_is_not_given(plan, tmp_path):
         (["--size", "10x20x30"], "size is '10x20x30'"),
         (["--size", "-5"], "size is '-5'"),
         (["--size", "99999999999"], "size is '99999999999'"),
-        (["--size", "512", "--memory", "lots"], "memory is 'lots'; give a size with its unit"),
-        (["--size", "512", "--workers", "0"], "workers is '0'; give a whole number from 1"),
+        (["--size", "512", "--workers", "0"], "workers is 0; give a whole number from 1 to 100000"),
         (["--size", "512", "--workers", "2.5"], "workers is '2.5'"),
-        (["--size", "512", "--speed", "nan"], "speed is 'nan'; give a number of GFLOP/s"),
-        (["--size", "512", "--speed", "-1"], "speed is '-1'"),
+        (["--size", "512", "--speed", "nan"], "speed is nan; give a number from 0.001"),
+        (["--size", "512", "--speed", "-1"], "speed is -1"),
         (["--size", "512", "--mode", "both"], "mode is 'both'; allowed: independent, exact"),
         (["--size", "512", "--optimizer", "sgd"], "optimizer is 'sgd'; allowed: lbfgs, adam"),
         (["--size", "512", "--tiles", "0x2"], "tiles is '0x2'"),
         (["--size", "512", "--steps", "x"], "steps is 'x'; give a whole number of at least 1"),
+        (["--size", "512", "--overlap", "8"], "--overlap has no effect with --mode exact; give --mode independent"),
+        (["--size", "512", "--history", "8", "--optimizer", "adam"], "--history has no effect with --optimizer adam"),
     ],
 )
 def test_a_mistake_is_a_usage_error_in_one_line(plan, options, message):
@@ -103,6 +106,7 @@ def test_a_mistake_is_a_usage_error_in_one_line(plan, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--size", "512", "--memory", "lots"], "memory is 'lots'; give a size with its unit"),
         (["--size", "512", *QUICK, "--backbone", "vgg20"], "unknown backbone 'vgg20'; known: embedded"),
         (["--size", "5000", "--speed", "100", "--memory", "450MiB"], "give more memory"),
         (["--size", "5000", *QUICK, "--tiles", "1"], "1x1 tiles"),
@@ -110,16 +114,16 @@ def test_a_mistake_is_a_usage_error_in_one_line(plan, options, message):
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(plan, monkeypatch, options, message):
-    monkeypatch.setattr(memory, "machine_memory", lambda: 9 * GIB)
+    monkeypatch.setattr(planning, "machine_memory", lambda: 9 * GIB)
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         plan(*options)
     assert "\n" not in str(caught.value)
 
 
 def test_sizes_are_width_by_height_or_square():
-    assert parse_picture("640x480") == (640, 480)
-    assert parse_picture("640X480") == (640, 480)
-    assert parse_picture("512") == (512, 512)
+    assert parse_picture_size("640x480") == (640, 480)
+    assert parse_picture_size("640X480") == (640, 480)
+    assert parse_picture_size("512") == (512, 512)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from PIL import Image
 from tiny_networks import LAYERS, tiny_state
 
 from parallel_nst.jobs.compare import job as comparing
+from parallel_nst.jobs.compare import outlook as outlooks
 from parallel_nst.jobs.compare.files import CSV, JSON, PAGE, PLOT, output_folder, write_files
 from parallel_nst.jobs.compare.job import (
     compare,
@@ -33,7 +34,7 @@ from parallel_nst.jobs.compare.job import (
     thumbnail,
 )
 from parallel_nst.jobs.compare.page import page
-from parallel_nst.jobs.compare.records import SERIAL, CompareJob, Comparison, Measurement, Setting, Timing
+from parallel_nst.jobs.compare.records import SERIAL, Comparison, Measurement, Setting, Timing
 from parallel_nst.jobs.compare.tables import (
     MEANINGS,
     SCREEN,
@@ -46,6 +47,10 @@ from parallel_nst.jobs.compare.tables import (
     to_json,
 )
 from parallel_nst.jobs.machine import Machine, PeakMemory, release_memory, this_machine
+from parallel_nst.jobs.requests import CompareJob
+from parallel_nst.networks.backbones.loading import build_backbone
+from parallel_nst.painting.gatys.features import FeatureReader
+from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.tiles.geometry import plan_tiles
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers import opening as pools
@@ -101,6 +106,7 @@ def comparison() -> Comparison:
         dtype="float32",
         size=(48, 36),
         tiles=4,
+        rounds=3,
         measurements=(
             measurement(SERIAL, 1, 1, 9, 11, 10, mean_difference=0.0, max_difference=0.0, moved=0),
             measurement(SERIAL, 1, 2, 6, 6, 6),
@@ -278,6 +284,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CompareJob:
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)  # see conftest
     monkeypatch.setattr(comparing, "release_memory", lambda: None)  # slow where there are as many objects as here
     monkeypatch.setattr(comparing, "load_weights", lambda name, path: tiny_state())
+    monkeypatch.setattr(outlooks, "measured_speed", lambda *of: 1e9)
     return CompareJob(tmp_path / "content.png", tmp_path / "style.png", RECIPE, repeats=2)
 
 
@@ -311,7 +318,8 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
 
 
 def quiet(line: str) -> None:
-    raise AssertionError(line)
+    """Nothing to be told but how long it will be."""
+    assert " runs: " in line
 
 
 def test_serial_is_measured_with_one_thread_and_with_all(job: CompareJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,6 +359,55 @@ def test_settings_take_turns_in_every_round(job: CompareJob, ledger: Ledger) -> 
     one, two = ("exact", 1), ("exact", 2)
     assert ledger.opened == [one, two, one, two, two, one]
     assert ledger.open == 0
+
+
+def test_it_says_first_how_many_runs_there_will_be(job: CompareJob, ledger: Ledger) -> None:
+    heard: list[str] = []
+
+    def hear(line: str) -> None:
+        assert not ledger.opened
+        heard.append(line)
+
+    compare(replace(job, workers=(1, 2), modes=("exact",)), hear)
+    (line,) = heard
+    assert re.fullmatch(r"12 runs: 4 settings, once to warm up and 2 times timed; about \d+ s in all", line)
+
+
+def test_how_long_it_will_be_follows_from_the_work(job: CompareJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the speed is half the time, but for the start of Ray."""
+    scene = prepared(replace(job, modes=("exact",), workers=(1,)), quiet)
+    settings = [*serial_settings(scene)]
+    reader = FeatureReader(build_backbone("embedded", tiny_state()), LAYERS, torch.float32)
+    costs = profile(reader.backbone, LAYERS.style, LAYERS.content, torch.float32)
+    slow, quick = (outlooks.seconds_of(scene, settings[0], reader, costs, speed) for speed in (1e6, 2e6))
+    assert slow / quick == pytest.approx(2, rel=0.01)
+    ray = replace(settings[0], mode="exact", workers=2)
+    assert outlooks.seconds_of(scene, ray, reader, costs, 1e15) == pytest.approx(outlooks.RAY_SECONDS, rel=0.01)
+
+
+def test_long_times_are_rounded() -> None:
+    assert [outlooks.in_words(seconds) for seconds in (0.2, 40, 600, 9000)] == ["1 s", "40 s", "10 min", "2.5 h"]
+
+
+def test_what_is_known_is_told_after_each_round(job: CompareJob, ledger: Ledger) -> None:
+    rounds: list[Comparison] = []
+    last = compare(replace(job, workers=(1,), modes=("exact",), repeats=2), quiet, on_round=rounds.append)
+    assert [comparison.rounds for comparison in rounds] == [1, 2]
+    assert [len(m.timings) for comparison in rounds for m in comparison.measurements] == [1, 1, 1, 2, 2, 2]
+    assert rounds[-1] is last
+    assert json.loads(to_json(rounds[0]))["repeats"] == 1
+
+
+def test_one_round_is_timed_unless_more_are_asked_for() -> None:
+    assert CompareJob(Path("a.png"), Path("b.png")).repeats == 1
+
+
+def test_gpus_count_as_one_each_whatever_the_cores(job: CompareJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four GPUs on a machine of many cores: two workers take two, with a thread each."""
+    scene = replace(prepared(job, quiet), device="cuda", slots=4)
+    settings = [*parallel_settings(replace(job, workers=(1, 2, 4), modes=("exact",)), scene)]
+    assert [(s.workers, s.threads) for s in settings] == [(1, 1), (2, 1), (4, 1)]
+    assert [s.name for s in serial_settings(scene)] == ["serial, 1 thread"]
 
 
 def test_what_is_found(job: CompareJob, ledger: Ledger) -> None:
@@ -482,7 +539,7 @@ def test_from_end_to_end_with_ray(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("content.png", "style.png"):
         Image.fromarray(rng.integers(0, 256, (80, 96, 3), np.uint8)).save(tmp_path / name)
-    command = "content.png style.png --size 96 --steps 2 --scales 1 --tiles 4 --overlap 8 --workers 1,2 --repeats 1"
+    command = "content.png style.png --size 96 --steps 2 --scales 1 --tiles 4 --overlap 8 --workers 1,2"
     run = subprocess.run(
         [sys.executable, "-m", "parallel_nst", "compare", *command.split(), "--output", "out"],
         cwd=tmp_path,

@@ -21,12 +21,12 @@ from parallel_nst.files.digests import file_digest
 from parallel_nst.files.images import Picture, read_image, read_settings, write_image
 from parallel_nst.jobs.batch import job as folder
 from parallel_nst.jobs.batch.inputs import InputFile
-from parallel_nst.jobs.batch.job import FolderJob, FolderReport, FolderStatus, grouped, paint_folder, work_of
+from parallel_nst.jobs.batch.job import FolderReport, FolderStatus, grouped, paint_folder, work_of
 from parallel_nst.jobs.batch.manifest import MANIFEST
-from parallel_nst.jobs.batch.methods import GeneratorOptions
 from parallel_nst.jobs.batch.outputs import BatchPicture
 from parallel_nst.jobs.batch.stamps import stamp_of
 from parallel_nst.jobs.batch.tasks import PaintFiles
+from parallel_nst.jobs.requests import FolderJob, GeneratorOptions
 from parallel_nst.networks.generators.files import save_generator
 from parallel_nst.networks.generators.microast import MicroAST
 from parallel_nst.networks.generators.transformer import TransformerNet

@@ -10,7 +10,8 @@ from tiny_networks import LAYERS, tiny_state
 
 from parallel_nst.files.images import read_image, read_settings
 from parallel_nst.jobs import picture
-from parallel_nst.jobs.picture import PictureJob, stylize_file, untiled, write_preview
+from parallel_nst.jobs.picture import stylize_file, untiled, write_preview
+from parallel_nst.jobs.requests import PictureJob
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers import opening as pools
 

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from parallel_nst.networks.generators.files import read_generator, save_generator
 from parallel_nst.training.feedforward import (
     Feedforward,
-    FeedforwardSettings,
     StyleObjective,
     content_loss,
     cosine,
@@ -22,6 +21,7 @@ from parallel_nst.training.feedforward import (
     style_picture,
     variation,
 )
+from parallel_nst.training.settings import FeedforwardSettings
 
 SIDE = 32
 ARCHITECTURES = ("transformer", "aonet", "vgg16-decoder")

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from parallel_nst.training.batches import Batches, CropSettings, Prefetched
+from parallel_nst.training.batches import Batches, Prefetched
 from parallel_nst.training.pictures import PictureFiles, check_apart, find_pictures
+from parallel_nst.training.settings import CropSettings
 
 CROP = CropSettings(size=8, flip=True)
 

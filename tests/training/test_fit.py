@@ -13,9 +13,10 @@ from torch import nn
 
 from parallel_nst.errors import Diverged
 from parallel_nst.files.whole_files import aside_name
-from parallel_nst.training.batches import Batches, CropSettings
+from parallel_nst.training.batches import Batches
 from parallel_nst.training.checkpoint_files import steps_of
 from parallel_nst.training.fit import FitSettings, TrainingCallbacks, TrainingSpeed, fit, take_turn
+from parallel_nst.training.settings import CropSettings
 from parallel_nst.workers.ranks.place import Place
 
 SETTINGS = FitSettings(steps=6, checkpoint_every=3, sample_every=2, recipe={"seed": 0})

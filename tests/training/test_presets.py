@@ -6,9 +6,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from parallel_nst.networks.backbones.registry import BACKBONES
-from parallel_nst.training.cyclegan import CycleSettings
-from parallel_nst.training.feedforward import FeedforwardSettings
 from parallel_nst.training.presets import CYCLEGAN, FEEDFORWARD
+from parallel_nst.training.settings import CycleSettings, FeedforwardSettings
 
 PRESETS = {**FEEDFORWARD, **CYCLEGAN}
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from parallel_nst.networks.discriminators import patchgan
-from parallel_nst.training.cyclegan import CycleGAN, CycleSettings, PicturePool, distance, share_at, squared
+from parallel_nst.training.cyclegan import CycleGAN, PicturePool, distance, share_at, squared
+from parallel_nst.training.settings import CycleSettings
 
 SIDE = 32
 KINDS = ("resnet6", "resnet9", "dncnn")

@@ -215,7 +215,7 @@ def answers(port: int) -> bool:
     return True
 
 
-QUICK = ("--size", "64", "--scales", "1", "--steps", "60", "--overlap", "8", "--tiles", "2x2")
+QUICK = ("--size", "64", "--scales", "1", "--steps", "60", "--tiles", "2x2")
 
 
 @pytest.mark.parametrize("way", ["option", "environment", "auto"])
@@ -249,7 +249,7 @@ def test_a_cluster_is_not_joined_unasked(place: Place, nodes: Nodes) -> None:
 
 
 def test_a_killed_worker_does_not_change_the_picture(place: Place) -> None:
-    options = ("--size", "64", "--scales", "1", "--steps", "40", "--overlap", "8", "--tiles", "4", "--workers", "2")
+    options = ("--size", "64", "--scales", "1", "--steps", "40", "--tiles", "4", "--workers", "2")
     result(place.stylise(*options, output="undisturbed.png"))
     run = place.stylise(*options)
     victim = until(lambda: place.called("ray::RayWorker.run"), "a worker with a tile")[0]

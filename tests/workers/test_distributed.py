@@ -8,8 +8,9 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 from tiny_networks import LAYERS, tiny_backbone
 
-from parallel_nst.training.cyclegan import CycleGAN, CycleSettings
-from parallel_nst.training.feedforward import Feedforward, FeedforwardSettings
+from parallel_nst.training.cyclegan import CycleGAN
+from parallel_nst.training.feedforward import Feedforward
+from parallel_nst.training.settings import CycleSettings, FeedforwardSettings
 from parallel_nst.workers.ranks.group import mean_of_ranks, place_in_group
 from parallel_nst.workers.ranks.place import Place
 

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -16,12 +16,13 @@ from parallel_nst.errors import BadInput
 from parallel_nst.files.whole_files import remove_leftovers
 from parallel_nst.jobs.batch.inputs import find_inputs
 from parallel_nst.jobs.batch.manifest import Entry, Manifest
-from parallel_nst.jobs.batch.methods import GeneratorOptions, Method, gatys_method, generator_method
+from parallel_nst.jobs.batch.methods import Method, gatys_method, generator_method
 from parallel_nst.jobs.batch.outputs import BatchPicture, plan_outputs
 from parallel_nst.jobs.batch.pending import decide, earlier_outputs
 from parallel_nst.jobs.batch.stamps import Settings, stamp_of
 from parallel_nst.jobs.batch.stylizers import Stylizer
 from parallel_nst.jobs.batch.tasks import FileOutcome, FileWork, PaintFiles, Writing
+from parallel_nst.jobs.requests import FolderJob
 from parallel_nst.painting.planning.footprint import PROCESS, RAY
 from parallel_nst.painting.planning.memory import machine_memory, memory_text, parse_memory
 from parallel_nst.recipe import Recipe
@@ -32,44 +33,6 @@ from parallel_nst.workers.pool import Failed, Pool
 UNSTAMPED = (".bmp",)  # formats that cannot say what they were made from
 TASK_BYTES = 4 << 20  # of the files of one task; a larger one goes by itself
 ROUNDS = 4  # tasks of each worker at least, where there are so many pictures: none waits long for the last
-
-
-@dataclass(frozen=True)
-class FolderJob:
-    """What to paint, with what, and where to put it.
-
-    source: a folder, picture, glob pattern, list of files, or - for a list on stdin. model: a generator by name or
-    file, with `options`; None with a style: Gatys' optimisation with `recipe`; None without: the bundled generator.
-    weights: a file of the backbone's. workers, address, in_process: see `pools.open_workers`. memory: what all workers
-    together may take, such as 4GiB; on a cluster, each. format: of all outputs, such as png; None: each picture's own.
-    suffix: behind each name. overwrite: replace files that no batch has written.
-    """
-
-    source: str
-    out: Path
-    model: str | None = None
-    style: Path | None = None
-    options: GeneratorOptions = field(default_factory=GeneratorOptions)
-    recipe: Recipe = field(default_factory=Recipe)
-    weights: Path | None = None
-    workers: int | None = None
-    address: str | None = None
-    in_process: bool = False
-    memory: str | None = None
-    format: str | None = None
-    suffix: str = ""
-    quality: int = 95
-    overwrite: bool = False
-    max_pixels: int | None = None
-
-    @property
-    def dtype(self) -> str:
-        return self.recipe.dtype if self.optimises else self.options.dtype
-
-    @property
-    def optimises(self) -> bool:
-        """Whether pictures are painted by optimisation instead of a generator."""
-        return self.model is None and self.style is not None
 
 
 @dataclass(frozen=True)

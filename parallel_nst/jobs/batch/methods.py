@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Protocol, get_args
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,12 +16,13 @@ from parallel_nst.errors import BadInput
 from parallel_nst.files.digests import file_digest, short_digest
 from parallel_nst.files.images import Picture, read_image
 from parallel_nst.jobs.batch.stylizers import GatysStylizer, GeneratorStylizer, Stylizer, scaled
+from parallel_nst.jobs.requests import GeneratorOptions
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
-from parallel_nst.networks.generators.base import Edges, Generator
+from parallel_nst.networks.generators.base import Generator
 from parallel_nst.networks.generators.files import open_generator
 from parallel_nst.networks.generators.registry import default_model
 from parallel_nst.networks.weights.states import State
-from parallel_nst.painting.generators.runs import Statistics, chosen_dtype
+from parallel_nst.painting.generators.runs import chosen_dtype
 from parallel_nst.painting.planning.footprint import PROCESS
 from parallel_nst.painting.resolved import resolve
 from parallel_nst.recipe import Recipe
@@ -45,30 +46,6 @@ class Method(Protocol):
     def stylizer(self, spec: WorkerSpec, memory: int) -> Stylizer:
         """For workers of this kind, each with so many bytes for its pictures."""
         ...
-
-
-@dataclass(frozen=True)
-class GeneratorOptions:
-    """size: px of the longer side that pictures are brought to before; 0: as they are. style_size: of the style
-    picture, as large as its strokes are to be. strength: of the style, 0 to 1. statistics: of normalisation in tiles.
-    dtype: auto, float32 or bfloat16. edges: of the picture, as `Generator.edges` has them."""
-
-    size: int = 0
-    style_size: int = 512
-    strength: float = 1.0
-    statistics: Statistics = "exact"
-    dtype: str = "auto"
-    edges: Edges = "published"
-
-    def __post_init__(self) -> None:
-        if self.dtype == "float64":
-            raise BadInput("dtype is float64; generators compute in float32 or bfloat16, give one of these or auto")
-        if not (isinstance(self.strength, float) and 0 <= self.strength <= 1):
-            raise BadInput(f"strength is {self.strength!r}; give a number from 0 to 1")
-        if self.statistics not in get_args(Statistics):
-            raise BadInput(f"statistics is {self.statistics!r}; give {' or '.join(get_args(Statistics))}")
-        if self.edges not in get_args(Edges):
-            raise BadInput(f"edges is {self.edges!r}; give {' or '.join(get_args(Edges))}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,7 +50,8 @@ def make_folder(folder: Path) -> bool:
 
 
 def write_files(comparison: Comparison, folder: Path) -> tuple[list[Path], list[str]]:
-    """Write all files into a folder that is there: their paths, and notes for the user. OSError when writing fails."""
+    """Write all files into a folder that is there, in place of those of an earlier round: their paths, and notes for
+    the user. OSError when writing fails."""
     notes = []
     try:
         plot = plot_png(comparison)

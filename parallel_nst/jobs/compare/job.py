@@ -16,18 +16,20 @@ import torch
 from numpy.typing import NDArray
 
 from parallel_nst.files.images import Picture, fit, read_image, resize
+from parallel_nst.jobs.compare.outlook import outlook
 from parallel_nst.jobs.compare.records import (
     AMPLIFIED,
     FEWEST_TILES,
     SERIAL,
-    CompareJob,
     Comparison,
     Measurement,
     Setting,
     Thumbnail,
     Timing,
 )
+from parallel_nst.jobs.compare.scene import Scene
 from parallel_nst.jobs.machine import PeakMemory, release_memory, this_machine
+from parallel_nst.jobs.requests import CompareJob
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.networks.weights.states import State
 from parallel_nst.painting.planning.scales import FRAME
@@ -45,25 +47,11 @@ from parallel_nst.workers.worker import WorkerSpec
 THUMBNAIL = 400  # px, longest side
 
 Show = Callable[[float, str], None]  # share of all runs that is done, 0 to 1, and what is going on
+OnRound = Callable[[Comparison], None]  # takes what is known after a round
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What all runs have in common. tiles: of the finest scale, in the picture's coordinates. slots: cores, or GPUs."""
-
-    content: Picture
-    style: Picture
-    recipe: Recipe
-    weights: State
-    device: str
-    dtype: str
-    slots: int
-    size: tuple[int, int]
-    tiles: Sequence[Tile]
-
-
-@dataclass(frozen=True)
-class Outcome:
+class Observation:
     """One run: the picture and what it took."""
 
     result: Stylised
@@ -72,16 +60,21 @@ class Outcome:
     moved: int
 
 
-def compare(job: CompareJob, notify: Callable[[str], None], show: Show | None = None) -> Comparison:
+def compare(
+    job: CompareJob, notify: Callable[[str], None], show: Show | None = None, on_round: OnRound | None = None
+) -> Comparison:
     """Measure every setting of a job.
 
     The first round is not timed: it warms the machine up, gives the pictures, and has its memory watched, which would
-    disturb a clock. notify: takes each line the user should be told.
+    disturb a clock. notify: takes each line the user should be told; the first says how many runs there will be and
+    about how long they take. on_round: takes the comparison after each timed round, so that one which is stopped has
+    what was measured.
 
     ValueError or OSError, in one line, for anything the user can put right; pools are closed whatever happens.
     """
     scene = prepared(job, notify)
     settings = [*serial_settings(scene), *parallel_settings(job, scene)]
+    notify(outlook(scene, settings, job.repeats + 1))
     turns = Turns(show, (job.repeats + 1) * len(settings))
     measured = observations(scene, settings, turns)
     timings: list[list[Timing]] = [[] for _ in settings]
@@ -91,6 +84,16 @@ def compare(job: CompareJob, notify: Callable[[str], None], show: Show | None = 
             release_memory()
             told = turns.begin(f"round {number}/{job.repeats}  {settings[index].name}")
             timings[index].append(run(scene, settings[index], told).timing)
+        comparison = compared(job, scene, measured, timings)
+        if on_round:
+            on_round(comparison)
+    return comparison
+
+
+def compared(
+    job: CompareJob, scene: Scene, measured: Sequence[Measurement], timings: Sequence[Sequence[Timing]]
+) -> Comparison:
+    """What is known after so many rounds. timings: of each setting, a round each."""
     return Comparison(
         job=job,
         machine=this_machine(),
@@ -98,6 +101,7 @@ def compare(job: CompareJob, notify: Callable[[str], None], show: Show | None = 
         dtype=scene.dtype,
         size=scene.size,
         tiles=len(scene.tiles),
+        rounds=len(timings[0]),
         measurements=tuple(replace(m, timings=tuple(t)) for m, t in zip(measured, timings, strict=True)),
         content=thumbnail(scene.content.pixels),
         style=thumbnail(scene.style.pixels),
@@ -161,9 +165,14 @@ def parallel_settings(job: CompareJob, scene: Scene) -> Iterator[Setting]:
     crews = [plan_crew(asked, len(scene.tiles), [scene.slots], unit) for asked in sorted(set(job.workers))]
     for mode in dict.fromkeys(job.modes):
         recipe = replace(scene.recipe, tiling=replace(scene.recipe.tiling, mode=mode))
-        for workers, threads in dict.fromkeys((crew.workers, crew.threads) for crew in crews):
+        for workers, threads in dict.fromkeys((crew.workers, threads_of(scene, crew)) for crew in crews):
             limits = [limit(crew.reason) for crew in crews if crew.workers == workers and crew.reason]
             yield Setting(mode, workers, threads, recipe, tuple(limits))
+
+
+def threads_of(scene: Scene, crew: Crew) -> int:
+    """Threads of each worker; one that computes on a GPU has one."""
+    return 1 if scene.device == "cuda" else crew.threads
 
 
 def limit(reason: str) -> str:
@@ -196,14 +205,14 @@ def observations(scene: Scene, settings: Sequence[Setting], turns: Turns) -> lis
     for setting in settings:
         release_memory()
         with PeakMemory() as peak:
-            outcome = run(scene, setting, turns.begin(f"warm-up  {setting.name}"))
+            observation = run(scene, setting, turns.begin(f"warm-up  {setting.name}"))
         if serial is None:
-            serial = outcome.result.picture.pixels
-        found.append(observed(scene, setting, outcome, serial, peak.bytes))
+            serial = observation.result.picture.pixels
+        found.append(observed(scene, setting, observation, serial, peak.bytes))
     return found
 
 
-def run(scene: Scene, setting: Setting, on_status: OnStatus | None = None) -> Outcome:
+def run(scene: Scene, setting: Setting, on_status: OnStatus | None = None) -> Observation:
     """Paint the picture once, with a pool of its own that is closed whatever happens."""
     began = time.perf_counter()
     pool, crew = opened(scene, setting)
@@ -219,7 +228,7 @@ def run(scene: Scene, setting: Setting, on_status: OnStatus | None = None) -> Ou
         blend=result.blend_seconds,
         shutdown=time.perf_counter() - done,
     )
-    return Outcome(result, timing, crew, pool.moved)
+    return Observation(result, timing, crew, pool.moved)
 
 
 def opened(scene: Scene, setting: Setting) -> tuple[Pool, Crew]:
@@ -231,23 +240,23 @@ def opened(scene: Scene, setting: Setting) -> tuple[Pool, Crew]:
 
 
 def observed(
-    scene: Scene, setting: Setting, outcome: Outcome, serial: NDArray[np.float32], peak_memory: int
+    scene: Scene, setting: Setting, observation: Observation, serial: NDArray[np.float32], peak_memory: int
 ) -> Measurement:
     """A measurement without its timings. serial: the picture (H, W, 3) to hold this one against."""
-    picture = outcome.result.picture
+    picture = observation.result.picture
     difference = np.abs(picture.pixels - serial)
-    crew = outcome.crew
+    crew = observation.crew
     limits = (*setting.limits, *([limit(crew.reason)] if crew.reason else []))
     return Measurement(
         setting=replace(setting, limits=limits),
         workers=crew.workers,
-        threads=crew.threads,
+        threads=threads_of(scene, crew),
         timings=(),
         loss=judged(scene, picture),
         seam_ratio=seam_ratio(picture.pixels, serial, scene.tiles),
         mean_difference=float(difference.mean()) * 255,
         max_difference=float(difference.max()) * 255,
-        moved=outcome.moved,
+        moved=observation.moved,
         peak_memory=peak_memory,
         picture=thumbnail(picture.pixels),
         difference=thumbnail(difference, AMPLIFIED),

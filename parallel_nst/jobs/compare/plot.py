@@ -46,7 +46,7 @@ def draw_seconds(axes: Any, comparison: Comparison) -> None:
     axes.errorbar(middle, names, xerr=[below, above], fmt="none", ecolor="black", capsize=3)
     axes.set_xlim(left=0)
     axes.invert_yaxis()
-    axes.set_xlabel(f"seconds (medians of {comparison.job.repeats}; whiskers: quickest and slowest)")
+    axes.set_xlabel(f"seconds (medians of {comparison.rounds}; whiskers: quickest and slowest)")
     axes.legend(fontsize="small")
 
 

@@ -1,17 +1,17 @@
-"""What a comparison is asked and what it finds, as records."""
+"""What a comparison finds, as records."""
 
 from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parallel_nst.jobs.machine import Machine
-from parallel_nst.recipe import Mode, Recipe
+from parallel_nst.jobs.requests import CompareJob
+from parallel_nst.recipe import Recipe
 
 SERIAL = "serial"
 FEWEST_TILES = 4  # that `auto` stands for here
@@ -19,33 +19,6 @@ AMPLIFIED = 8  # times, of the pictures that show differences
 
 Part = Literal["seconds", "startup", "compute", "blend", "painting", "shutdown"]  # of a `Timing`
 Thumbnail = NDArray[np.uint8]  # (h, w, 3)
-
-
-@dataclass(frozen=True)
-class CompareJob:
-    """What to compare on which picture.
-
-    recipe: its tiles are those of every parallel setting; `auto` is one for each of the most workers asked for, and at
-    least FEWEST_TILES. repeats: timed rounds. weights, max_pixels: see `jobs.picture.PictureJob`.
-    """
-
-    content: Path
-    style: Path
-    recipe: Recipe
-    workers: tuple[int, ...] = (1, 2, 4, 8)
-    modes: tuple[Mode, ...] = get_args(Mode)
-    repeats: int = 3
-    weights: Path | None = None
-    max_pixels: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.workers or min(self.workers) < 1:
-            raise ValueError(f"workers are {self.workers}; give numbers of at least 1")
-        unknown = [mode for mode in self.modes if mode not in get_args(Mode)]
-        if unknown or not self.modes:
-            raise ValueError(f"modes is {','.join(unknown)!r}; allowed: {', '.join(get_args(Mode))}")
-        if self.repeats < 1:
-            raise ValueError(f"repeats is {self.repeats}; give a whole number of at least 1")
 
 
 @dataclass(frozen=True)
@@ -92,10 +65,10 @@ class Timing:
 class Measurement:
     """What came of one setting.
 
-    workers, threads: that really ran. loss: of the picture as a whole. seam_ratio: step ratio at the tile borders over
-    the serial picture's own at the same lines, NaN where that is not defined. mean_difference, max_difference: from
-    the serial picture of one thread, in units of 1/255. moved: bytes of arrays that went to and came from workers.
-    peak_memory: bytes, of all processes together.
+    workers, threads: that really ran; a worker on a GPU has one thread. loss: of the picture as a whole. seam_ratio:
+    step ratio at the tile borders over the serial picture's own at the same lines, NaN where that is not defined.
+    mean_difference, max_difference: from the serial picture of one thread, in units of 1/255. moved: bytes of arrays
+    that went to and came from workers. peak_memory: bytes, of all processes together.
     """
 
     setting: Setting
@@ -120,13 +93,15 @@ class Measurement:
         return [float(getattr(timing, part)) for timing in self.timings]
 
     @property
-    def cores(self) -> int:
+    def slots(self) -> int:
+        """Cores, or GPUs, that ran."""
         return self.workers * self.threads
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All measurements of one picture. size: width and height in px; tiles: of every parallel setting."""
+    """All measurements of one picture. size: width and height in px; tiles: of every parallel setting; rounds: that
+    are timed so far."""
 
     job: CompareJob
     machine: Machine
@@ -134,6 +109,7 @@ class Comparison:
     dtype: str
     size: tuple[int, int]
     tiles: int
+    rounds: int
     measurements: tuple[Measurement, ...]
     content: Thumbnail
     style: Thumbnail
@@ -148,5 +124,5 @@ class Comparison:
         return self.baseline.median(part) / measurement.median(part)
 
     def efficiency(self, measurement: Measurement) -> float:
-        """Speed-up for every core that ran, where the best serial setting has 1."""
-        return self.speedup(measurement) * self.baseline.cores / measurement.cores
+        """Speed-up for every core, or GPU, that ran, where the best serial setting has 1."""
+        return self.speedup(measurement) * self.baseline.slots / measurement.slots

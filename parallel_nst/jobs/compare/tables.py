@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from parallel_nst.jobs.compare.records import Comparison, Measurement
+from parallel_nst.jobs.json_text import json_text, plain
 
 MEANINGS = {
     "setting": "what was measured",
     "mode": "serial: in one piece; independent, exact: in tiles (see --mode)",
     "workers": "that really ran",
-    "threads": "of each worker",
+    "threads": "of each worker; one on a GPU",
     "limits": "why numbers of workers that were asked for were not used",
     "best_serial": "whether this is the serial setting that speed-ups are taken against: the one of the least seconds",
     "seconds": "median over the rounds of start-up, compute, blend and shut-down together",
@@ -29,7 +28,7 @@ MEANINGS = {
     "shutdown": "median seconds of closing the pool",
     "speedup": "seconds of the best serial setting over these",
     "painting_speedup": "the same for compute and blend alone: what long runs come near to",
-    "efficiency": "speed-up for every core that ran, where the best serial setting has 1",
+    "efficiency": "speed-up for every core, or GPU, that ran, where the best serial setting has 1",
     "loss": "of the picture as a whole, in float32, by the same judge for all",
     "seam_ratio": "step across tile borders over that beside them, over the serial picture's own ratio; 1: no seam",
     "mean_difference": "mean absolute difference from the serial picture of one thread, in units of 1/255",
@@ -83,7 +82,7 @@ def record(comparison: Comparison, measurement: Measurement) -> dict[str, Any]:
         "moved_bytes": measurement.moved,
         "peak_memory_bytes": measurement.peak_memory,
     }
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+    return {key: plain(value) for key, value in row.items()}
 
 
 def to_csv(comparison: Comparison) -> str:
@@ -98,26 +97,22 @@ def to_csv(comparison: Comparison) -> str:
 def to_json(comparison: Comparison) -> str:
     """The rows of `to_csv` with every round's seconds, and all that it takes to measure again."""
     job = comparison.job
-    return json.dumps(
+    return json_text(
         {
             "content": str(job.content),
             "style": str(job.style),
             "width": comparison.size[0],
             "height": comparison.size[1],
             "tiles": comparison.tiles,
-            "repeats": job.repeats,
+            "repeats": comparison.rounds,
             "device": comparison.device,
             "dtype": comparison.dtype,
-            "machine": asdict(comparison.machine),
-            "recipe": asdict(job.recipe),
+            "machine": comparison.machine,
+            "recipe": job.recipe,
             "meanings": MEANINGS,
-            "settings": [
-                {**record(comparison, m), "rounds": [asdict(timing) for timing in m.timings]}
-                for m in comparison.measurements
-            ],
+            "settings": [{**record(comparison, m), "rounds": m.timings} for m in comparison.measurements],
         },
         indent=1,
-        allow_nan=False,
     )
 
 
@@ -152,7 +147,7 @@ def headline(comparison: Comparison) -> str:
     width, height = comparison.size
     machine = comparison.machine
     cores = f"{machine.cores} core{'s' * (machine.cores != 1)}"
-    rounds = f"{comparison.job.repeats} round{'s' * (comparison.job.repeats != 1)}"
+    rounds = f"{comparison.rounds} round{'s' * (comparison.rounds != 1)}"
     return (
         f"{width}x{height} px, {comparison.tiles} tiles, {rounds}, {comparison.device} {comparison.dtype}; "
         f"{machine.processor}, {cores}"

@@ -15,16 +15,16 @@ import torch
 
 from parallel_nst.errors import BadInput
 from parallel_nst.files.images import read_image
+from parallel_nst.jobs.requests import TrainJob
 from parallel_nst.jobs.train.folder import run_folder
 from parallel_nst.jobs.train.pictures import Pictured, digest_or_none, names_in, pictures_of
 from parallel_nst.jobs.train.work import CycleSpec, ObjectiveSpec, StyleSpec, TrainWork, check_size
 from parallel_nst.networks.backbones.loading import load_weights
 from parallel_nst.networks.weights.states import read_state
 from parallel_nst.training.checkpoint_files import steps_of
-from parallel_nst.training.cyclegan import CycleSettings
-from parallel_nst.training.feedforward import FeedforwardSettings, style_picture
+from parallel_nst.training.feedforward import style_picture
 from parallel_nst.training.fit import FitReport, FitSettings, TrainingCallbacks, TrainingStatus, start
-from parallel_nst.training.presets import Preset
+from parallel_nst.training.settings import CycleSettings, FeedforwardSettings
 from parallel_nst.workers import opening as pools
 from parallel_nst.workers.crew import Crew, plan_crew
 from parallel_nst.workers.ranks.place import Place
@@ -33,53 +33,7 @@ from parallel_nst.workers.worker import keep_memory
 if TYPE_CHECKING:
     from parallel_nst.workers.ray.cluster import RayCluster
 
-DEVICES = ("auto", "cpu", "cuda")
-MOST = {"width": 1024, "generator_width": 1024, "discriminator_width": 1024, "blocks": 100, "depth": 100}
 NO_RAY_TRAIN = "several workers need Ray Train: pip install 'parallel-nst[training]', or give --workers 1"
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """What to train, on what, and where.
-
-    preset: all numbers. out: folder of the run; on a cluster one that all its machines share, like those of the
-    pictures. folders: of pictures, {"images": ...} for one style and {"a": ..., "b": ...} for CycleGAN. style: the
-    picture to paint like. weights: file of the backbone's, None: the registry's. encoder: file of VGG16's for a
-    vgg16-decoder, None begins it at random. workers, address: one worker without an address is this process, without
-    Ray. device: auto, cpu or cuda. checkpoint_every, keep, sample_every, dtype: see `FitSettings`. resume: go on with
-    the run in `out`.
-    """
-
-    preset: Preset
-    out: Path
-    folders: Mapping[str, Path]
-    style: Path | None = None
-    weights: Path | None = None
-    encoder: Path | None = None
-    workers: int = 1
-    address: str | None = None
-    device: str = "auto"
-    dtype: str = "float32"
-    checkpoint_every: int = 500
-    keep: int = 2
-    sample_every: int = 500
-    resume: bool = False
-    max_pixels: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise BadInput(f"workers is {self.workers}; give at least 1")
-        if self.device not in DEVICES:
-            raise BadInput(f"device is {self.device!r}; allowed: {', '.join(DEVICES)}")
-        for name, most in MOST.items():
-            value = getattr(self.preset.objective, name, 0)
-            if value > most:
-                raise BadInput(f"{name} is {value}; allowed: up to {most}, more does not fit into memory")
-
-    @property
-    def alone(self) -> bool:
-        """Whether this process trains by itself."""
-        return self.workers == 1 and self.address is None
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from parallel_nst.errors import BadInput
 from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.networks.generators.files import save_generator
 from parallel_nst.networks.weights.states import State
-from parallel_nst.training.batches import Batches, CropSettings
-from parallel_nst.training.cyclegan import CycleGAN, CycleSettings
-from parallel_nst.training.feedforward import Feedforward, FeedforwardSettings
+from parallel_nst.training.batches import Batches
+from parallel_nst.training.cyclegan import CycleGAN
+from parallel_nst.training.feedforward import Feedforward
 from parallel_nst.training.fit import FitReport, FitSettings, TrainingCallbacks, TrainingStatus, fit
 from parallel_nst.training.objective import TrainingObjective
 from parallel_nst.training.pictures import CACHE_BYTES, PictureFiles
+from parallel_nst.training.settings import CropSettings, CycleSettings, FeedforwardSettings
 from parallel_nst.workers.ranks.place import Place
 
 LEAST_SIZE = {"patchgan": 24, "conv5": 9}  # px of a crop: less leaves one position only to normalise over

@@ -173,10 +173,12 @@ def untrained(name: str) -> Backbone:
     return backbone.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def measured_speed(reader: FeatureReader, threads: int) -> float:
-    """FLOP/s of forward and backward on one tile with so many threads, the median of three after one to warm up."""
+def measured_speed(reader: FeatureReader, threads: int, device: str = "cpu") -> float:
+    """FLOP/s of forward and backward on one tile with so many threads, the median of three after one to warm up; on
+    cuda of the GPU, to which the reader's backbone is moved."""
     size = SPEED_SIDE, SPEED_SIDE
-    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    reader.backbone.to(device)
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
     content = reader.read_content(image)
 
     def forward() -> FeatureSums:
@@ -185,6 +187,8 @@ def measured_speed(reader: FeatureReader, threads: int) -> float:
     def step() -> None:
         sums = forward()
         pull_back(sums, image, sums.holding([torch.ones_like(value) for value in sums.tensors]))
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
