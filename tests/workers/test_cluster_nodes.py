@@ -26,6 +26,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.pool import Pinned
 from parallel_nst.workers.worker import Progress, Worker, WorkerSpec
 
@@ -275,13 +276,13 @@ class Visit:
 
 def visit(address: str) -> None:
     """Two calls of sixteen tasks of four pins, each result a line as soon as it is there."""
-    from parallel_nst.workers.ray.pool import RayCluster, RayPool
+    from parallel_nst.workers.ray.cluster import RayCluster
+    from parallel_nst.workers.ray.pool import RayPool
 
-    pool = RayPool(RayCluster(address, 0), WorkerSpec("cpu", "float32", 1, {}), 2)
-    for call in range(2):
-        for index, found in pool.map_pinned([Pinned(n % 4, Visit(n % 4)) for n in range(16)]):
-            print(json.dumps([call, index, *found]), flush=True)
-    pool.close()
+    with RayPool(RayCluster(address, 0), WorkerSpec("cpu", "float32", 1, {}), Crew(2, 1)) as pool:
+        for call in range(2):
+            for index, found in pool.map_pinned([Pinned(n % 4, Visit(n % 4)) for n in range(16)]):
+                print(json.dumps([call, index, *found]), flush=True)
 
 
 def test_pinned_tasks_go_on_when_a_node_is_lost(place: Place) -> None:
@@ -296,8 +297,7 @@ def test_pinned_tasks_go_on_when_a_node_is_lost(place: Place) -> None:
             process.kill()
         out, err = run.communicate(timeout=DEADLINE)
         assert run.returncode == 0, err
-    told = [line for line in out.splitlines() if line.startswith("[")]  # Ray tells of the node in between
-    results = [first, *map(json.loads, told)]
+    results = [first, *map(json.loads, out.splitlines())]  # nothing of Ray's in between
     assert sorted((call, index) for call, index, _, _ in results) == [(c, n) for c in range(2) for n in range(16)]
     assert len({process for call, _, process, _ in results if call == 1}) == 1
     visits = {pin: [n for call, index, _, n in results if call == 1 and index % 4 == pin] for pin in range(4)}

@@ -162,8 +162,8 @@ class RayPool(Pool):
                 slot.dismiss()
 
     def _streams(self) -> list[Any]:
-        """Of messages, of the jobs that the actors have."""
-        return [stream for slot in self._slots for stream in slot.jobs]
+        """Of messages, of the job that each actor is at: it runs its jobs one after the other."""
+        return [next(iter(slot.jobs)) for slot in self._slots if slot.jobs]
 
     def _wait(self) -> Any | None:
         """A stream with something to read, None when there is none yet; ClusterUnavailable when no worker comes up."""
