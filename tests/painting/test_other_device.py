@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 from other_device import DEVICE, There, other_device
-from tiny_networks import LAYERS, tiny_state
+from tiny_networks import tiny_resolved, tiny_state
 
-from parallel_nst.painting.tasks import GramSums, ImageGradient, MeasureGrams, MeasureStyle, OptimiseTile, Piece
+from parallel_nst.painting.exact.tasks import GramSums, ImageGradient, Piece
+from parallel_nst.painting.independent.targets import MeasureGrams
+from parallel_nst.painting.independent.tasks import OptimiseTile, PackState, Round
+from parallel_nst.painting.style_targets import MeasureStyle
 from parallel_nst.painting.tiles.geometry import whole_tile
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.pool import Here, SerialPool, only
@@ -39,13 +42,18 @@ def run(task: Task, worker: Worker) -> Any:
 
 
 def measured() -> MeasureStyle:
-    return MeasureStyle(pixels(0), whole_tile(*SIZE), SIZE, "embedded", LAYERS)
+    return MeasureStyle(pixels(0), whole_tile(*SIZE), tiny_resolved())
 
 
 def tile(optimizer: Any) -> OptimiseTile:
     style = run(measured(), Worker(SPECS["cpu"])).targets
-    recipe = Recipe(optimizer=optimizer, history=2)
-    return OptimiseTile(pixels(1), pixels(2), style, LAYERS, recipe, whole_tile(*SIZE), SIZE, steps=6, series="a")
+    resolved = tiny_resolved(Recipe(optimizer=optimizer, history=2))
+    return OptimiseTile(pixels(1), pixels(2), style, resolved, whole_tile(*SIZE), steps=6)
+
+
+def first_half(task: OptimiseTile, worker: Worker) -> tuple[Any, Any]:
+    """What three steps give, and the optimiser's state."""
+    return run(replace(task, round=Round("a", 0, 3)), worker), run(PackState("a", task.tile.index), worker)
 
 
 def there(make: Callable[[], Any]) -> Any:
@@ -71,28 +79,27 @@ def test_a_tile_is_stopped_and_taken_up_by_another_worker(optimizer: str) -> Non
     task = tile(optimizer)
     whole = run(task, Worker(SPECS["cpu"]))
     for first in SPECS:
-        for second in SPECS:
-            half = there(lambda first=first: run(replace(task, until=3, wants_state=True), Worker(SPECS[first])))
-            rest = replace(task, start=half.pixels, done=3, state=half.state)
-            end = there(lambda second=second, rest=rest: run(rest, Worker(SPECS[second])))
-            kept = run(rest, Worker(SPECS["cpu"]))
-            np.testing.assert_allclose(end.pixels, kept.pixels, atol=1e-6)
-            assert end.loss == pytest.approx(kept.loss, rel=1e-6)
-            assert end.loss < 1.05 * whole.loss
+        half, state = there(lambda first=first: first_half(task, Worker(SPECS[first])))
+        rest = replace(task, start=half.pixels, round=Round("a", 3, 6, state))
+        kept = run(rest, Worker(SPECS["cpu"]))
+        end = there(lambda rest=rest: run(rest, Worker(SPECS[DEVICE.type])))
+        np.testing.assert_allclose(end.pixels, kept.pixels, atol=1e-6)
+        assert end.loss == pytest.approx(kept.loss, rel=1e-6)
+        assert end.loss < 1.05 * whole.loss
 
 
 def test_what_a_worker_hands_out_is_not_what_it_works_on() -> None:
     """The state that it keeps goes on changing."""
     task, worker = tile("lbfgs"), Worker(SPECS["cpu"])
-    half = run(replace(task, until=3, wants_state=True), worker)
-    before = {name: value.clone() for name, value in half.state.items()}
-    run(replace(task, start=half.pixels, done=3), worker)
-    assert all(torch.equal(half.state[name], value) for name, value in before.items())
+    half, state = first_half(task, worker)
+    before = {name: value.clone() for name, value in state.items()}
+    run(replace(task, start=half.pixels, round=Round("a", 3, 6)), worker)
+    assert all(torch.equal(state[name], value) for name, value in before.items())
 
 
 def test_measures_and_gradients_are_those_of_the_cpu() -> None:
-    piece = Piece("run", whole_tile(*SIZE), SIZE, "embedded", LAYERS, pixels(1), pixels(2))
-    grams = MeasureGrams(pixels(1), whole_tile(*SIZE), SIZE, "embedded", LAYERS)
+    piece = Piece("run", whole_tile(*SIZE), tiny_resolved(), pixels(1), pixels(2))
+    grams = MeasureGrams(pixels(1), whole_tile(*SIZE), tiny_resolved())
 
     def all_of(name: str) -> Any:
         worker = Worker(SPECS[name])

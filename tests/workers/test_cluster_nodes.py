@@ -260,6 +260,24 @@ def test_a_killed_worker_does_not_change_the_picture(place: Place) -> None:
     until(lambda: not place.processes(), "all processes have left", GONE)
 
 
+def left_in(place: Place) -> list[Path]:
+    """Folders of local Rays."""
+    return list(place.ray_folder.glob("pnst-*"))
+
+
+def test_what_a_killed_run_has_left_is_removed_by_the_next_which_leaves_nothing(place: Place) -> None:
+    """Ray's agents outlive a driver that was killed; its folder would stay for good."""
+    run = place.stylise("--size", "90", "--scales", "1", "--steps", "1000", "--tiles", "2x2", "--workers", "2")
+    until(lambda: place.called("ray::RayWorker.run"), "a worker with a tile")
+    run.kill()
+    run.communicate(timeout=60)
+    (folder,) = (path for path in left_in(place) if path.is_dir())
+    result(place.stylise(*QUICK, "--workers", "2"))
+    assert not folder.exists()
+    assert left_in(place) == []
+    until(lambda: not place.processes(), "all processes have left", GONE)
+
+
 @dataclass(frozen=True)
 class Visit:
     """Takes its time; the process id, and how many of its pin have been in that process before."""
