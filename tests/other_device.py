@@ -42,6 +42,10 @@ class There(Tensor):
     def __repr__(self, **options: Any) -> str:  # type: ignore[override]
         return f"There({self.inner})"
 
+    def tolist(self) -> Any:
+        """As on a GPU, whose tensors may be asked for their numbers."""
+        return self.inner.tolist()
+
     @classmethod
     def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return computed(function, args, kwargs or {})

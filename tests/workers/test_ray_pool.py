@@ -104,6 +104,8 @@ def lease(tmp_path_factory: pytest.TempPathFactory, short_folder: Path) -> Itera
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
         patch.setenv("RAY_TMPDIR", str(place))
+        patch.setattr(actors, "REPLACE_SECONDS", 600.0)  # on a busy machine an actor takes a minute to come up
+        patch.setattr(ray_pool, "START_SECONDS", 600.0)
         before, memory, others = {key: os.environ.get(key) for key in AUTH}, shared_memory(), children()
         pool = RayPool(RayCluster(None, 2), SPEC, Crew(2, 1), notify=told.append)
         yield Lease(pool, told, home, place, before, memory, others)
