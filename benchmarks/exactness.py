@@ -59,11 +59,10 @@ def compared(case: Case, content: Picture, style: Picture) -> list[list[object]]
     recipe = Recipe(backbone=case.backbone, dtype="float64")
     scene = scenes.scene(content, style, case.size, recipe, scenes.weights(case.backbone))
     own_gradient, own_image = evaluated(scene, scene.whole())
-    ray, crew = open_pool(recipe, workers=2, weights=scene.state)
     rows = []
-    try:
+    with open_pool(recipe, workers=2, weights=scene.state) as ray:
         for grid, pool in itertools.product(case.grids, (SerialPool(scene.spec(usable_cores())), ray)):
-            if pool is ray and crew.workers == 1:
+            if pool is ray and ray.size == 1:
                 continue
             gradient, image = evaluated(scene, scene.tiled(pool, grid))
             wrong = gradient - own_gradient
@@ -72,21 +71,16 @@ def compared(case: Case, content: Picture, style: Picture) -> list[list[object]]
             moved = (image - own_image).abs().max()
             rows.append([case.backbone, size, cut, pool.size, *map(float, errors), float(moved)])
             print(*rows[-1], flush=True)
-    finally:
-        ray.close()
     return rows
 
 
 def losses(content: Picture, style: Picture, size: int) -> tuple[float, dict[str, float]]:
     """Of whole runs with the default recipe: in one piece, and by cut with every scale in tiles on two workers."""
     recipe = Recipe(size=size, tiling=TilingSpec(mode="exact", whole=size))
-    pool, _ = open_pool(recipe, workers=2)
-    try:
+    with open_pool(recipe, workers=2) as pool:
         own = stylize(content, style, recipe, pool).loss
         tilings = {cut: TilingSpec(mode="exact", tiles=cut, whole=0) for cut in ("1x2", "2x2", "3x3")}
         return own, {c: stylize(content, style, replace(recipe, tiling=t), pool).loss for c, t in tilings.items()}
-    finally:
-        pool.close()
 
 
 def main() -> None:

@@ -70,25 +70,23 @@ def main() -> None:
         scenes.scene(*pictures, size, Recipe(backbone="vgg19", dtype=dtype), state) for dtype in ("auto", "float32")
     )
     image, cores = native.image(0.05), usable_cores()
-    pool, crew = open_pool(native.recipe, workers=2, weights=state)
+    pool = open_pool(native.recipe, workers=2, weights=state)
     tiled, whole, plain = native.tiled(pool, (1, 2)), native.whole(), full.whole()
     blocks = Blocks(full, block, margin)
     wide = f"1 process x {cores} threads"
     ways = {
         f"2 exact tiles, {native.dtype}": (
-            f"{crew.workers} workers x {crew.threads} threads",
+            f"{pool.size} workers x {pool.crew.threads} threads",
             lambda: tiled.value_and_gradient(image)[1],
         ),
         f"one piece, {native.dtype}": (wide, lambda: whole.value_and_gradient(image)[1]),
         "one piece, float32": (wide, lambda: plain.value_and_gradient(image)[1]),
         f"blocks of {block} px with {margin} px around, float32": (wide, lambda: blocks.gradient(image)),
     }
-    try:
+    with pool:
         timed = {name: scenes.with_threads(cores, run) for name, (_, run) in ways.items()}
         seconds = scenes.in_turn(timed, repeats)
         gradients = {name: run() for name, (_, run) in ways.items()}
-    finally:
-        pool.close()
     megapixels = size[0] * size[1] / 1e6
     first, exact = next(iter(seconds.values())), gradients["one piece, float32"]
     flops = scenes.counted_flops(lambda: plain.value_and_gradient(image))

@@ -162,9 +162,8 @@ def main() -> None:
     else:
         contents = {bundled_content().stem: read_image(bundled_content()), "figure": blank((900, 600))}
     style, tables, columns = read_image(options.style), [], {}
-    pool, crew = open_pool(recipe, workers=2)
     one_piece = replace(recipe, tiling=TilingSpec(mode="exact", whole=recipe.size))
-    try:
+    with open_pool(recipe, workers=2) as pool:
         warm = replace(recipe, size=160, steps=1, scales=1, tiling=TilingSpec(mode="exact", tiles="2"))
         painted(next(iter(contents.values())), style, warm, pool)  # workers start
         for name, content in contents.items():
@@ -174,8 +173,6 @@ def main() -> None:
                 rows, pictures = compared(name, content, style, count, whole, recipe, pool)
                 tables += [f"{name}, {count} tiles:", page.table(HEADER, rows)]
                 columns[f"{name}, {count} tiles"] = pictures
-    finally:
-        pool.close()
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
         for title, pictures in columns.items():
@@ -184,7 +181,7 @@ def main() -> None:
         sheet(options.keep / "sheet.png", columns)
     parts = [
         f"Painted like {options.style.stem}, {recipe.size} px, pnst's recipe; scales up to {recipe.tiling.whole} px in "
-        f"one piece, the others in tiles on {crew.workers} workers x {crew.threads} threads. Everything is held "
+        f"one piece, the others in tiles on {pool.size} workers x {pool.crew.threads} threads. Everything is held "
         "against the same recipe in one piece at all scales. One run each.",
         "Loss: of the assembled picture under the objective of the whole picture. Step and sharpness: at the borders "
         "(as in seams.md), over those of the picture in one piece at the same places. Tile spread: standard deviation "

@@ -82,11 +82,11 @@ def main() -> None:
     state = scenes.weights(options.backbone, options.weights)
     scene = scenes.scene(*scenes.pictures(options), size, Recipe(backbone=options.backbone), state)
     pools = {name: open_pool(scene.recipe, workers=2, weights=state, in_process=name == THREADS) for name in POOLS}
-    crew = pools[THREADS][1]
+    crew = pools[THREADS].crew
     cuts = [(name, grid, kept) for name in POOLS for grid in GRIDS for kept in (True, False)]
     runs = {WHOLE: Run(scene, scene.whole())}
     for name, grid, kept in cuts:
-        objective = scene.tiled(pools[name][0], grid, grid[0] * grid[1] if kept else 0)
+        objective = scene.tiled(pools[name], grid, grid[0] * grid[1] if kept else 0)
         runs[f"{name} {grid} {kept}"] = Run(scene, objective)
     try:
         for _ in range(blocks + 1):
@@ -94,7 +94,7 @@ def main() -> None:
                 run.block(steps)
                 print(name, f"{run.blocks[-1]:.3f} s", flush=True)
     finally:
-        for pool, _ in pools.values():
+        for pool in pools.values():
             pool.close()
     taken = {name: run.blocks[1:] for name, run in runs.items()}
     whole, own = scene.whole(), taken[WHOLE]

@@ -31,9 +31,11 @@ from parallel_nst.painting.planning.scales import FRAME, ScalePlan
 from parallel_nst.painting.planning.tilings import Budget, exact_tiling
 from parallel_nst.painting.tiles.geometry import plan_tiles, scatter_add
 from parallel_nst.recipe import Recipe
+from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.opening import usable_cores
 from parallel_nst.workers.pool import Pinned
-from parallel_nst.workers.ray.pool import RayCluster, RayPool
+from parallel_nst.workers.ray.cluster import RayCluster
+from parallel_nst.workers.ray.pool import RayPool
 from parallel_nst.workers.worker import Progress, Worker
 
 LARGE, SMALL = 3 << 20, 3  # numbers in the arrays that are sent to and fro to measure a rate and a latency
@@ -171,7 +173,7 @@ def main() -> None:
     costs_of_px = profile(first.reader.backbone, layers.style, layers.content, first.reader.dtype)
     budgets = {workers: Budget(workers, memory, costs_of_px) for workers in crews}
     cluster = RayCluster(None, 3)
-    pools = {workers: RayPool(cluster, first.spec(1), workers) for workers in (1, 2)}
+    pools = {workers: RayPool(cluster, first.spec(1), Crew(workers, 1)) for workers in (1, 2)}
     torch.set_num_threads(usable_cores())
     rows: list[list[object]] = []
     try:

@@ -37,11 +37,8 @@ def figures(pixels: np.ndarray, tiles: list[Tile], overlap: int) -> tuple[float,
 
 def stylised(content: Picture, style: Picture, recipe: Recipe) -> Picture:
     """One picture by the pool that pnst would open."""
-    pool, _ = open_pool(recipe)
-    try:
+    with open_pool(recipe) as pool:
         return stylize(content, style, recipe, pool).picture
-    finally:
-        pool.close()
 
 
 def finest_tiles(content: Picture, style: Picture, recipe: Recipe) -> list[Tile]:

@@ -137,15 +137,15 @@ def reached(judge: Tutorial, trace: Trace, goal: float) -> tuple[float, int]:
 def race(scene: Scene, coarse: list[Scene], options: argparse.Namespace) -> tuple[float, Seconds, dict[str, int]]:
     """The target, seconds of every way, and its steps."""
     judge, objective = Tutorial(scene), scene.whole()
-    pool, crew = open_pool(scene.recipe, workers=2, weights=scene.state)
+    pool = open_pool(scene.recipe, workers=2, weights=scene.state)
     tiled = scene.tiled(pool, (1, 2))
     ways: dict[str, Callable[[], Iterable[Iteration]]] = {
         "one scale": lambda: single(scene, objective),
         "coarse scales first": lambda: coarse_first(coarse, scene, objective),
-        f"one scale, 2 exact tiles, {crew.workers} workers": lambda: single(scene, tiled),
+        f"one scale, 2 exact tiles, {pool.size} workers": lambda: single(scene, tiled),
     }
     seconds, steps = defaultdict(list), {TUTORIAL: options.evaluations}
-    try:
+    with pool:
         for one in (objective, tiled):  # workers start, kernels are chosen
             one.value_and_gradient(scene.image())
         for _ in range(options.repeats):
@@ -157,8 +157,6 @@ def race(scene: Scene, coarse: list[Scene], options: argparse.Namespace) -> tupl
                 taken, steps[name] = reached(judge, traced(way, goal, 2 * options.evaluations), goal)
                 seconds[name].append(taken)
                 print(f"{name}: {taken:.1f} s, {steps[name]} steps", flush=True)
-    finally:
-        pool.close()
     return goal, seconds, steps
 
 

@@ -2,16 +2,12 @@
 
 import sys
 
-from parallel_nst import Recipe, TilingSpec, open_pool, read_image, write_image
-from parallel_nst.painting.stylize import stylize
+from parallel_nst import Recipe, TilingSpec, open_pool, read_image, stylize, write_image
 
 if __name__ == "__main__":
     content, style, output = sys.argv[1:4]
     recipe = Recipe(size=512, tiling=TilingSpec(tiles="4"))
-    pool, crew = open_pool(recipe, workers=2)
-    try:
+    with open_pool(recipe, workers=2) as pool:
         result = stylize(read_image(content), read_image(style), recipe, pool)
-    finally:
-        pool.close()
     write_image(output, result.picture, settings=recipe.to_toml())
-    print(f"{output}: {crew.workers} workers, loss {result.loss:.4f}, border step ratio {result.step_ratio:.2f}")
+    print(f"{output}: {pool.size} workers, loss {result.loss:.4f}, border step ratio {result.step_ratio:.2f}")

@@ -10,7 +10,11 @@ training/   training of generators and of the embedded backbone
 jobs/       from files to files: a picture, a folder, a comparison, a training
 cli/        the command `pnst`
 
-Each imports only from those above it.
+Each imports only from those above it. What a program needs can be imported from here:
+
+    picture = stylize(read_image("photo.jpg"), read_image("painting.jpg"), Recipe(size=512)).picture
+
+`open_pool` keeps workers for several pictures; every error that a user can do something about is a `PnstError`.
 """
 
 from __future__ import annotations
@@ -19,23 +23,45 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from parallel_nst.errors import BadInput as BadInput
+    from parallel_nst.errors import BadWeights as BadWeights
+    from parallel_nst.errors import ClusterUnavailable as ClusterUnavailable
+    from parallel_nst.errors import Diverged as Diverged
+    from parallel_nst.errors import OutOfMemory as OutOfMemory
+    from parallel_nst.errors import PnstError as PnstError
+    from parallel_nst.errors import WorkerLost as WorkerLost
     from parallel_nst.files.images import Picture as Picture
     from parallel_nst.files.images import read_image as read_image
     from parallel_nst.files.images import write_image as write_image
+    from parallel_nst.jobs.picture import stylize as stylize
+    from parallel_nst.painting.scale_run import RunStatus as RunStatus
     from parallel_nst.painting.stylize import Stylised as Stylised
     from parallel_nst.recipe import LayerWeights as LayerWeights
     from parallel_nst.recipe import Recipe as Recipe
     from parallel_nst.recipe import TilingSpec as TilingSpec
+    from parallel_nst.workers.crew import Crew as Crew
     from parallel_nst.workers.opening import open_pool as open_pool
+    from parallel_nst.workers.pool import Pool as Pool
 
 _HOME = {
+    "BadInput": "errors",
+    "BadWeights": "errors",
+    "ClusterUnavailable": "errors",
+    "Crew": "workers.crew",
+    "Diverged": "errors",
     "LayerWeights": "recipe",
+    "OutOfMemory": "errors",
     "Picture": "files.images",
+    "PnstError": "errors",
+    "Pool": "workers.pool",
     "Recipe": "recipe",
+    "RunStatus": "painting.scale_run",
     "Stylised": "painting.stylize",
     "TilingSpec": "recipe",
+    "WorkerLost": "errors",
     "open_pool": "workers.opening",
     "read_image": "files.images",
+    "stylize": "jobs.picture",
     "write_image": "files.images",
 }
 __all__ = [*sorted(_HOME)]

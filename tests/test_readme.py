@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from parallel_nst.cli import main as cli
 from parallel_nst.files.images import Picture, write_image
+from parallel_nst.workers import opening
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,12 +63,15 @@ def test_the_commands_run_as_written_one_after_the_other(folder, monkeypatch, ca
     assert len(list((folder / "painted").glob("*.jpg"))) == len(list((folder / "by-optimisation").glob("*.jpg"))) == 4
 
 
-def test_the_python_example_runs(folder):
+def test_the_python_example_runs(folder, monkeypatch, capsys):
+    monkeypatch.setattr(opening, "usable_cores", lambda: 1)
     (example,) = blocks("python")
     code = example.replace("size=512", "size=48, steps=1, scales=1").replace("workers=2", "workers=1")
     assert code != example
     exec(compile(code, "README.md", "exec"), {})
-    assert (folder / "out.png").exists()
+    made = {"out.png", "painted-photo.jpg", "painted-painting.jpg"}
+    assert made <= {path.name for path in folder.iterdir()}
+    assert capsys.readouterr().out == "1 workers with 1 threads each\n"
 
 
 def found(pattern, least):

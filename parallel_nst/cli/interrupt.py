@@ -31,6 +31,6 @@ def on_interrupt(number: int, frame: FrameType | None) -> None:
 
 def end_now(code: int) -> NoReturn:
     """End the program without its exit handlers, with a Ray that it has started."""
-    ray_pool = sys.modules.get("parallel_nst.workers.ray.pool")  # not imported for this: it loads Ray
-    getattr(ray_pool, "end_program", os._exit)(code)  # not there yet while that module is being loaded itself
+    rays = sys.modules.get("parallel_nst.workers.ray.cluster")  # not imported for this: it loads Ray
+    getattr(rays, "end_program", os._exit)(code)  # not there yet while that module is being loaded itself
     raise AssertionError("the program has ended")

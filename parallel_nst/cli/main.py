@@ -78,8 +78,8 @@ def main() -> None:
 def leave(code: int) -> NoReturn:
     """Exit. With Ray, at once after Ctrl-C (its exit handlers take a second), and where it is still starting, for which
     a run that failed need not wait."""
-    ray_pool = sys.modules.get("parallel_nst.workers.ray.pool")  # not imported for this: it loads Ray
-    if ray_pool is not None and (code == STOPPED or any(cluster.starting for cluster in ray_pool.CLUSTERS)):
+    rays = sys.modules.get("parallel_nst.workers.ray.cluster")  # not imported for this: it loads Ray
+    if rays is not None and (code == STOPPED or any(cluster.starting for cluster in rays.CLUSTERS)):
         end_now(code)
     sys.exit(code)
 

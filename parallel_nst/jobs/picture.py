@@ -23,9 +23,11 @@ from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.scale_run import OnStatus, RunCallbacks
 from parallel_nst.painting.snapshots import Snapshot, load_snapshot, save_snapshot
 from parallel_nst.painting.stylize import Stylised, budget_for, paint
+from parallel_nst.painting.stylize import stylize as paint_on
 from parallel_nst.recipe import Recipe
-from parallel_nst.workers.crew import Crew
-from parallel_nst.workers.opening import open_pool
+from parallel_nst.workers.crew import ANY_NUMBER
+from parallel_nst.workers.opening import Workload, open_pool
+from parallel_nst.workers.pool import Pool, worker_memory
 
 PREVIEW = 512  # px, longest side
 PREVIEW_QUALITY = 85
@@ -74,19 +76,17 @@ def stylize_file(
     backbone = build_backbone(job.recipe.backbone, weights)
     resolved = resolve(job.recipe, backbone)
     content, style = read_inputs(job, memory, notify)
-    pool, crew = open_pool(
+    opened = open_pool(
         job.recipe,
         workers=job.workers,
         address=job.address,
-        weights=weights,
-        tasks=most_tiles(content.size, job.recipe),
-        pixels=math.prod(final_size(content.size, job.recipe)),
         in_process=job.in_process,
+        weights=weights,
+        workload=workload_of(content.size, job.recipe),
+        notify=notify,
     )
-    try:
-        if crew.reason:
-            notify(crew.reason)
-        share = memory_share(job, memory, crew, content.size)
+    with opened as pool:
+        share = memory_share(job, memory, pool, content.size)
         budget = budget_for(content.size, resolved, backbone, pool.spec, pool.size, share)
         resolved = settled(content.size, resolved, budget)
         identity = identity_of(job, resolved.recipe)
@@ -99,10 +99,36 @@ def stylize_file(
             notify(f"{job.output}: {note}")
         job.snapshot.unlink(missing_ok=True)
         written = time.perf_counter()
-    finally:
-        pool.close()
-    times = began, started, painted, written, time.perf_counter()
-    return report_of(job, crew, pool.spec.device, result, pool.waited, times)
+    return report_of(job, result, pool, (began, started, painted, written, time.perf_counter()))
+
+
+def workload_of(content: tuple[int, int], recipe: Recipe) -> Workload:
+    """What there is to do for a picture of this size."""
+    return Workload(most_tiles(content, recipe) or ANY_NUMBER, pixels=math.prod(final_size(content, recipe)))
+
+
+def stylize(
+    content: Picture,
+    style: Picture,
+    recipe: Recipe | None = None,
+    pool: Pool | None = None,
+    *,
+    workers: int = 1,
+    on_status: OnStatus | None = None,
+) -> Stylised:
+    """Paint `content` in the manner of `style`, in one call. What the content carries (alpha, profile, EXIF, depth) is
+    kept.
+
+    recipe: None takes the defaults. pool: from `open_pool`, for several pictures one after the other; None opens one of
+    at most so many workers for this picture, one being this process, and closes it. on_status: is told how far it is.
+    PnstError, in one line, for anything that can be put right.
+    """
+    recipe = recipe or Recipe()
+    callbacks = RunCallbacks(on_status=on_status)
+    if pool is not None:
+        return paint_on(content, style, recipe, pool, callbacks)
+    with open_pool(recipe, workers=workers, workload=workload_of(content.size, recipe)) as own:
+        return paint_on(content, style, recipe, own, callbacks)
 
 
 def read_inputs(job: PictureJob, memory: int | None, notify: Callable[[str], None]) -> tuple[Picture, Picture]:
@@ -117,15 +143,9 @@ def read_inputs(job: PictureJob, memory: int | None, notify: Callable[[str], Non
 
 
 def report_of(
-    job: PictureJob,
-    crew: Crew,
-    device: str,
-    result: Stylised,
-    waited: float,
-    times: tuple[float, float, float, float, float],
+    job: PictureJob, result: Stylised, pool: Pool, times: tuple[float, float, float, float, float]
 ) -> PictureReport:
-    """What came of a job. device: of the workers. waited: seconds for them; times: when it began, started painting, had
-    painted, had written and had closed."""
+    """What came of a job. times: when it began, started painting, had painted, had written and had closed."""
     began, started, painted, written, closed = times
     width, height = result.picture.size
     return PictureReport(
@@ -134,13 +154,13 @@ def report_of(
         height=height,
         mode="exact" if result.exact else "independent",
         tiles=result.tiles,
-        workers=crew.workers,
-        threads=crew.threads,
-        device=device,
+        workers=pool.crew.workers,
+        threads=pool.crew.threads,
+        device=pool.spec.device,
         loss=result.loss,
         step_ratio=None if result.exact or math.isnan(result.step_ratio) else float(result.step_ratio),
-        startup=started - began + waited,
-        compute=result.compute_seconds - waited,
+        startup=started - began + pool.waited,
+        compute=result.compute_seconds - pool.waited,
         blend=result.blend_seconds,
         write=written - painted,
         shutdown=closed - written,
@@ -163,10 +183,13 @@ def check_memory(content: tuple[int, int], style: tuple[int, int], recipe: Recip
             )
 
 
-def memory_share(job: PictureJob, memory: int | None, crew: Crew, content: tuple[int, int]) -> int | None:
-    """Bytes that a worker may take; None: its share of what this machine has."""
+def memory_share(job: PictureJob, memory: int | None, pool: Pool, content: tuple[int, int]) -> int | None:
+    """Bytes that a worker may take, of its own GPU or of its machine; None: its share of what this machine has."""
+    crew, known = pool.crew, worker_memory(pool)
+    if crew.device == "cuda":
+        return min(filter(None, (memory, known)))
     if job.address is not None:
-        return memory or crew.memory
+        return memory or known
     if memory is None:
         return None
     width, height = final_size(content, job.recipe)

@@ -19,9 +19,8 @@ from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.resolved import resolve
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers import opening as pools
-from parallel_nst.workers.crew import plan_crew
+from parallel_nst.workers.crew import ANY_NUMBER, CrewSpec
 
-ANY_NUMBER = 1 << 30  # of tiles
 GIGA = 1e9
 
 
@@ -96,30 +95,10 @@ def planned_device(job: PlanJob) -> str:
 
 def staff_of_cluster(job: PlanJob) -> Staff:
     """Of the cluster that is there, as a run on it would have them."""
-    from parallel_nst.workers.ray.cluster import RayCluster
-
-    assert job.address is not None
-    cluster = RayCluster(job.address, 0)
-    try:
-        wanted = job.recipe.device
-        device = wanted if wanted != "auto" else "cuda" if sum(cluster.slots("GPU")) else "cpu"
-        unit = "GPU" if device == "cuda" else "CPU"
-        slots, rooms = cluster.slots(unit), cluster.slots("memory")
-    finally:
-        cluster.close()
-    if not sum(slots):
-        raise BadInput(f"the cluster at {job.address} has no {unit} for --device {wanted}; give another --device")
-    crew = plan_crew(job.workers or sum(slots), ANY_NUMBER, slots, "GPU" if device == "cuda" else "core")
-    threads = 1 if device == "cuda" else crew.threads
-    memory = None if device == "cuda" else cluster_share(slots, rooms, threads)
-    notes = (crew.reason,) if crew.reason else ()
-    return Staff(crew.workers, threads, device, memory, notes)
-
-
-def cluster_share(slots: list[int], rooms: list[int], threads: int) -> int:
-    """Bytes for each worker of so many threads on the machine that has least for one. slots: cores of each machine;
-    rooms: its bytes."""
-    return min(room // (slot // threads) for room, slot in zip(rooms, slots, strict=True) if slot >= threads)
+    cluster, crew = pools.open_ray(CrewSpec(job.workers, job.recipe.device, job.address), pools.Workload(ANY_NUMBER))
+    cluster.close()
+    memory = None if crew.device == "cuda" else crew.memory
+    return Staff(crew.workers, crew.threads, crew.device, memory, (crew.reason,) if crew.reason else ())
 
 
 def precision_of(wanted: str, device: str) -> str:

@@ -41,7 +41,7 @@ from parallel_nst.painting.snapshots import Snapshot
 from parallel_nst.painting.style_targets import measured_style
 from parallel_nst.painting.tiles.seams import step_ratio
 from parallel_nst.recipe import Recipe
-from parallel_nst.workers.pool import Pool
+from parallel_nst.workers.pool import Pool, worker_memory
 from parallel_nst.workers.worker import WorkerSpec
 
 
@@ -80,7 +80,7 @@ def stylize(
     """
     backbone = build_backbone(recipe.backbone, pool.spec.weights[recipe.backbone])
     resolved = resolve(recipe, backbone)
-    budget = budget or budget_for(content.size, resolved, backbone, pool.spec, pool.size)
+    budget = budget or budget_for(content.size, resolved, backbone, pool.spec, pool.size, worker_memory(pool))
     return paint(content, style, resolved, pool, budget, callbacks, resume)
 
 
@@ -180,7 +180,7 @@ def whole_loss(content: Picture, style: Picture, generated: Picture, recipe: Rec
     """The loss of a generated picture as one objective over all of it, at the finest scale, however it was made."""
     backbone = build_backbone(recipe.backbone, pool.spec.weights[recipe.backbone])
     resolved = resolve(replace(recipe, tiling=replace(recipe.tiling, mode="exact", tiles="auto")), backbone)
-    budget = budget_for(content.size, resolved, backbone, pool.spec, pool.size)
+    budget = budget_for(content.size, resolved, backbone, pool.spec, pool.size, worker_memory(pool))
     plan = plan_scales(content.size, style.size, resolved, budget)[-1]
     scale = scale_of(content, style, plan, resolved, pool)
     image = torch.from_numpy(framed(generated.pixels, plan.size).whole)[None]

@@ -1,39 +1,77 @@
-"""How many workers of how many threads a run gets."""
+"""How many workers of how many threads a run gets, and what it asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from parallel_nst.errors import BadInput
+
+ANY_NUMBER = 1 << 30  # of tasks: more than there are cores
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class CrewSpec:
+    """The workers that somebody asks for.
+
+    workers: at most so many; None: one for each core, or GPU. device: auto, cpu or cuda. address: of a Ray cluster
+    (`auto` or `host:port`); None: this machine. in_process: threads of this process instead of Ray's processes.
+    BadInput for what does not go together.
+    """
+
+    workers: int | None = None
+    device: str = "auto"
+    address: str | None = None
+    in_process: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise BadInput(f"workers is {self.workers}; give at least 1")
+        if self.device not in DEVICES:
+            raise BadInput(f"device is {self.device!r}; allowed: {', '.join(DEVICES)}")
+        if self.in_process and self.address is not None:
+            raise BadInput("--in-process and --address exclude each other; give one of the two")
+
 
 @dataclass(frozen=True)
 class Crew:
-    """How many workers of how many threads, and why it is not what was asked for (None: it is).
+    """Who works: how many workers, with how many threads each, and why they are not as many as were asked for (None:
+    they are).
 
-    memory: bytes that each may take, where a cluster says so.
+    memory: bytes that each may take, where a cluster says so. device: of each, cpu or cuda; with cuda each has a GPU.
     """
 
     workers: int
     threads: int
-    reason: str | None
+    reason: str | None = None
     memory: int | None = None
+    device: str = "cpu"
 
 
-def plan_crew(asked: int, tasks: int, slots: Sequence[int], unit: str = "core", task: str = "tile") -> Crew:
+def plan_crew(asked: int | None, tasks: int, slots: Sequence[int], device: str = "cpu", task: str = "tile") -> Crew:
     """As many workers as asked for, but no more than there are tasks or slots, and threads for each such that all of
-    them fit.
+    them fit; a worker with a GPU has one.
 
-    slots: cores (or GPUs) of every machine; a worker stays on one machine. unit, task: what a slot and a task are
-    called.
+    asked: None asks for no number, so that there is nothing to explain. slots: cores (or GPUs) of every machine; a
+    worker stays on one machine. task: what a task is called.
     """
-    total = sum(slots)
-    workers = max(1, min(asked, tasks, total))
-    threads = max(1, total // workers)
+    total, slot = sum(slots), "GPU" if device == "cuda" else "core"
+    workers = max(1, min(total if asked is None else asked, tasks, total))
+    threads = 1 if device == "cuda" else threads_for(workers, slots)
+    there = counted(tasks, task) if tasks <= total else counted(total, slot)
+    reason = f"using {workers} of {asked} workers: there {'is' if min(tasks, total) == 1 else 'are'} {there}"
+    return Crew(workers, threads, None if asked in (None, workers) else reason, device=device)
+
+
+def threads_for(workers: int, slots: Sequence[int]) -> int:
+    """The most that each of so many workers can have, where each machine has so many slots."""
+    threads = max(1, sum(slots) // workers)
     while threads > 1 and sum(slot // threads for slot in slots) < workers:
         threads -= 1
-    if workers == asked:
-        return Crew(workers, threads, None)
-    limit = f"{tasks} {task}{'s' * (tasks != 1)}" if tasks <= total else f"{total} {unit}{'s' * (total != 1)}"
-    return Crew(
-        workers, threads, f"using {workers} of {asked} workers: there {'is' if limit[:2] == '1 ' else 'are'} {limit}"
-    )
+    return threads
+
+
+def counted(number: int, name: str) -> str:
+    """'1 tile', '4 cores'."""
+    return f"{number} {name}{'s' * (number != 1)}"

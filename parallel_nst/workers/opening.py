@@ -1,27 +1,43 @@
-"""Which pool a run gets: this process, a Ray of its own, or a cluster that is there."""
+"""The one place where a crew is engaged: this process, threads of it, a Ray of our own, or a cluster that is there."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil  # type: ignore[import-untyped]
 import torch
 
+from parallel_nst.errors import BadInput
 from parallel_nst.networks.backbones.loading import load_weights
 from parallel_nst.networks.weights.states import State
 from parallel_nst.recipe import Recipe, parse_grid
-from parallel_nst.workers.crew import Crew, plan_crew
+from parallel_nst.workers.crew import ANY_NUMBER, Crew, CrewSpec, plan_crew
 from parallel_nst.workers.pool import Pool, SerialPool
 from parallel_nst.workers.threads import ThreadPool
 from parallel_nst.workers.worker import WorkerSpec
 
-ANY_NUMBER = 1 << 30  # of tiles: more than there are cores
+if TYPE_CHECKING:  # Ray is loaded only where it is used
+    from parallel_nst.workers.ray.cluster import RayCluster
+
 LEAST_STORE = 512 << 20  # bytes
 PIXEL = 12  # bytes: three channels of float32
+
+Notify = Callable[[str], None]  # takes a line that the user should be told
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What there is to do. tasks: at most so many. task: what one is called. pixels: of the picture, for whose tiles a
+    Ray of our own makes room."""
+
+    tasks: int = ANY_NUMBER
+    task: str = "tile"
+    pixels: int = 0
 
 
 def open_pool(
@@ -29,104 +45,111 @@ def open_pool(
     *,
     workers: int | None = None,
     address: str | None = None,
-    weights: State | Path | None = None,
-    tasks: int | None = None,
-    pixels: int = 0,
     in_process: bool = False,
-) -> tuple[Pool, Crew]:
-    """A pool for a recipe, and who is in it. Close it when done.
+    weights: State | Path | None = None,
+    workload: Workload | None = None,
+    notify: Notify = lambda line: None,
+) -> Pool:
+    """A pool of workers for a recipe, for a `with` statement: it closes itself.
 
-    weights: of the backbone, or a file of them; None: the registry's. tasks: how many tiles there will be at most;
-    None: as many as the recipe says, or any number. pixels: of the picture, for which a Ray of its own gets room.
-    The rest is as for `open_workers`.
+    workers, address, in_process: see `CrewSpec`; one worker, or one tile, takes this process and no Ray. weights: of
+    the backbone, or a file of them; None: the registry's. workload: None: as many tiles as the recipe says. notify:
+    takes each line that the user should be told: a smaller crew than was asked for, a worker that was replaced.
+    BadInput for weights, devices or addresses that cannot be had; ClusterUnavailable.
     """
     state = load_weights(recipe.backbone, weights) if weights is None or isinstance(weights, Path) else weights
-    if tasks is None:
-        grid = recipe.tiling.tiles
-        tasks = ANY_NUMBER if grid == "auto" else math.prod(part or 1 for part in parse_grid(grid))
-    return open_workers(
-        {recipe.backbone: state},
-        recipe.device,
-        recipe.dtype,
-        workers=workers,
-        address=address,
-        tasks=tasks,
-        store=store_for(pixels),
-        in_process=in_process,
-    )
+    spec = CrewSpec(workers, recipe.device, address, in_process)
+    work = workload or Workload(tiles_of(recipe))
+    return open_workers(spec, work, {recipe.backbone: state}, recipe.dtype, notify)
+
+
+def tiles_of(recipe: Recipe) -> int:
+    """How many tiles a recipe asks for; any number where it leaves that open."""
+    grid = recipe.tiling.tiles
+    return ANY_NUMBER if grid == "auto" else math.prod(part or 1 for part in parse_grid(grid))
 
 
 def open_workers(
-    states: Mapping[str, State],
-    device: str,
-    dtype: str,
-    *,
-    workers: int | None = None,
-    address: str | None = None,
-    tasks: int = ANY_NUMBER,
-    store: int = LEAST_STORE,
-    in_process: bool = False,
-    task: str = "tile",
-) -> tuple[Pool, Crew]:
-    """A pool of workers that have these backbones, and who is in it. Close it when done.
+    spec: CrewSpec, workload: Workload, states: Mapping[str, State], dtype: str, notify: Notify = lambda line: None
+) -> Pool:
+    """A pool of workers that have these backbones. dtype: as in a recipe; the rest is as for `open_pool`."""
+    crew = crew_here(spec, workload) if spec.address is None else None
+    if crew and (crew.workers == 1 or spec.in_process):
+        pool = pool_here(crew, states, dtype)
+    else:
+        pool = ray_pool(spec, workload, states, dtype, notify)
+    if pool.crew.reason:
+        notify(pool.crew.reason)
+    return pool
 
-    workers: at most so many; None: one for each core (or GPU). One worker or one task takes this process and no Ray.
-    address: of a Ray cluster (`auto` or `host:port`); None starts a Ray of its own for as long as the pool is open.
-    tasks: how many there will be at most. task: what one is called. store: bytes of a Ray of its own for tasks and
-    results. in_process: workers are threads of this process instead of Ray's processes.
-    ValueError for weights, devices or addresses that cannot be had.
-    """
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers is {workers}; give at least 1")
-    if address is not None:
-        if in_process:
-            raise ValueError("--in-process and --address exclude each other; give one of the two")
-        return cluster_pool(states, device, dtype, workers, address, tasks, task)
-    device = local_device(device)
+
+def pool_here(crew: Crew, states: Mapping[str, State], dtype: str) -> Pool:
+    """Of this process: its only worker, or threads."""
     cores = usable_cores()
-    slots, unit = ([torch.cuda.device_count()], "GPU") if device == "cuda" else ([cores], "core")
-    crew = plan_crew(workers or sum(slots), tasks, slots, unit, task)
-    if workers is None:
-        crew = Crew(crew.workers, crew.threads, None)
-    dtype = resolved_dtype(dtype, device)
-    here = WorkerSpec(device, dtype, cores, states)
+    made_of = worker_spec(crew, states, dtype)
     if crew.workers == 1:
-        return SerialPool(here), Crew(1, cores, crew.reason)
-    spec = WorkerSpec(device, dtype, crew.threads if device == "cpu" else 1, states)
-    if in_process:
-        return ThreadPool(spec, crew.workers, cores), crew
-    from parallel_nst.workers.ray.pool import RayCluster, RayPool  # Ray is loaded only where it is used
+        return SerialPool(replace(made_of, threads=cores), reason=crew.reason)
+    return ThreadPool(made_of, crew, cores)
 
-    return RayPool(RayCluster(None, cores, store), spec, crew.workers, here if device == "cpu" else None), crew
+
+def ray_pool(spec: CrewSpec, workload: Workload, states: Mapping[str, State], dtype: str, notify: Notify) -> Pool:
+    """Of Ray's processes. On one machine a single task is done sooner by all cores of this process."""
+    from parallel_nst.workers.ray.pool import RayPool
+
+    cluster, crew = open_ray(spec, workload)
+    try:
+        made_of = worker_spec(crew, states, dtype)
+        here = replace(made_of, threads=usable_cores()) if cluster.local and crew.device == "cpu" else None
+        return RayPool(cluster, made_of, crew, here, notify)
+    except BaseException:
+        cluster.close()
+        raise
+
+
+def open_ray(spec: CrewSpec, workload: Workload) -> tuple[RayCluster, Crew]:
+    """Ray, and who is to work on it; close it when done. A Ray of our own starts in the background; what is wrong with
+    the crew is said before."""
+    from parallel_nst.workers.ray.cluster import RayCluster
+
+    if spec.address is None:
+        crew = crew_here(spec, workload)
+        return RayCluster(None, usable_cores(), store_for(workload.pixels)), crew
+    cluster = RayCluster(spec.address, 0)
+    try:
+        return cluster, crew_on(cluster.machines(), spec, workload)
+    except BaseException:
+        cluster.close()
+        raise
+
+
+def crew_here(spec: CrewSpec, workload: Workload) -> Crew:
+    """Who works on this machine. BadInput for a device that is not here."""
+    device = local_device(spec.device)
+    slots = torch.cuda.device_count() if device == "cuda" else usable_cores()
+    return plan_crew(spec.workers, workload.tasks, [slots], device, workload.task)
+
+
+def crew_on(machines: list[Mapping[str, float]], spec: CrewSpec, workload: Workload) -> Crew:
+    """Who works on a cluster of machines with these resources. BadInput for a device that none has."""
+    device = spec.device if spec.device != "auto" else "cuda" if any(m.get("GPU", 0) >= 1 for m in machines) else "cpu"
+    unit = "GPU" if device == "cuda" else "CPU"
+    slots = [int(machine.get(unit, 0)) for machine in machines]
+    if not sum(slots):
+        raise BadInput(f"the cluster at {spec.address} has no {unit} for --device {spec.device}; give another device")
+    crew = plan_crew(spec.workers, workload.tasks, slots, device, workload.task)
+    used = [machine for machine, slot in zip(machines, slots, strict=True) if slot >= crew.threads]
+    memory = min(int(machine.get("memory", 0)) // int(machine[unit] // crew.threads) for machine in used)
+    return replace(crew, memory=memory)
+
+
+def worker_spec(crew: Crew, states: Mapping[str, State], dtype: str) -> WorkerSpec:
+    """What each of a crew is made of."""
+    return WorkerSpec(crew.device, resolved_dtype(dtype, crew.device), crew.threads, states)
 
 
 def store_for(pixels: int) -> int:
     """Bytes of a local Ray's object store: all tiles of a picture on their way there and back, with their halos."""
     return min(max(LEAST_STORE, 3 * PIXEL * pixels), int(0.3 * psutil.virtual_memory().total))
-
-
-def cluster_pool(
-    states: Mapping[str, State], device: str, dtype: str, workers: int | None, address: str, tasks: int, task: str
-) -> tuple[Pool, Crew]:
-    """A pool of workers on a cluster that is there."""
-    from parallel_nst.workers.ray.pool import RayCluster, RayPool
-
-    cluster = RayCluster(address, 0)
-    try:
-        wanted, device = device, device if device != "auto" else "cuda" if sum(cluster.slots("GPU")) else "cpu"
-        unit = "GPU" if device == "cuda" else "CPU"
-        slots = cluster.slots(unit)
-        if not sum(slots):
-            raise ValueError(f"the cluster at {address} has no {unit} for --device {wanted}")
-        crew = plan_crew(workers or sum(slots), tasks, slots, "GPU" if device == "cuda" else "core", task)
-        threads = crew.threads if device == "cpu" else 1
-        rooms = zip(cluster.slots("memory"), slots, strict=True)
-        memory = min(room // max(1, slot // threads) for room, slot in rooms if slot >= threads)
-        spec = WorkerSpec(device, resolved_dtype(dtype, device), threads, states)
-        return RayPool(cluster, spec, crew.workers), replace(crew, memory=memory)
-    except BaseException:
-        cluster.close()
-        raise
 
 
 def usable_cores() -> int:
@@ -135,9 +158,9 @@ def usable_cores() -> int:
 
 
 def local_device(wanted: str) -> str:
-    """cpu or cuda; ValueError when cuda is asked for and there is none."""
+    """cpu or cuda; BadInput when cuda is asked for and there is none."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda, but PyTorch finds no CUDA device here; use --device cpu or auto")
+        raise BadInput("device is cuda, but PyTorch finds no CUDA device here; use --device cpu or auto")
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
 
-from parallel_nst.workers.worker import Progress, Task, Worker, WorkerSpec
+from parallel_nst.workers.crew import Crew
+from parallel_nst.workers.worker import FreeMemory, Progress, Task, Worker, WorkerSpec
 
+P = TypeVar("P", bound="Pool")
 OnProgress = Callable[[int, Progress], None]  # (index of the task, what it did)
 
 
@@ -43,17 +46,29 @@ class Failed:
 
 
 class Pool(Protocol):
-    """Workers that take tasks.
+    """Workers that take tasks; a context manager that closes itself.
 
-    spec: what they are made of. size: how many there are, or will be.
-    waited: seconds in which no task could run because no worker was up yet.
-    moved: bytes of arrays that went to and came from other processes so far.
+    spec: what each is made of. crew: who they are. waited: seconds in which no task could run because no worker was up
+    yet. moved: bytes of arrays that went to and came from other processes so far.
     """
 
     spec: WorkerSpec
-    size: int
+    crew: Crew
     waited: float
     moved: int
+
+    @property
+    def size(self) -> int:
+        """How many workers there are, or will be."""
+        return self.crew.workers
+
+    def __enter__(self: P) -> P:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def map(
         self, tasks: Sequence[Task], on_progress: OnProgress | None = None, *, keep_going: bool = False
@@ -81,13 +96,13 @@ class Pool(Protocol):
         ...
 
 
-class SerialPool:
+class SerialPool(Pool):
     """One worker, in this process: the same tasks, one after the other."""
 
-    def __init__(self, spec: WorkerSpec, worker: Worker | None = None) -> None:
-        """worker: one that is there, so that what it has built serves here too."""
+    def __init__(self, spec: WorkerSpec, worker: Worker | None = None, reason: str | None = None) -> None:
+        """worker: one that is there, so that what it has built serves here too. reason: why there is but one."""
         self.spec = spec
-        self.size = 1
+        self.crew = Crew(1, spec.threads if spec.device == "cpu" else 1, reason, device=spec.device)
         self.waited = 0.0
         self.moved = 0
         self._worker = worker or Worker(spec)
@@ -124,3 +139,12 @@ def only(results: Iterator[tuple[int, Any]]) -> Any:
     """The result of a map over a single task."""
     ((_, result),) = results
     return result
+
+
+def worker_memory(pool: Pool) -> int | None:
+    """Bytes that each worker of a pool may take: what the fullest of their GPUs has left, or what a cluster gives; None
+    where they compute in this machine's memory."""
+    if pool.crew.device != "cuda":
+        return pool.crew.memory
+    asked = [Pinned(number, FreeMemory()) for number in range(pool.size)]
+    return min(int(free) for _, free in pool.map_pinned(asked))

@@ -14,7 +14,8 @@ from queue import SimpleQueue
 from threading import Event
 from typing import Any
 
-from parallel_nst.workers.pool import Here, OnProgress, Pinned, Shared, run_here
+from parallel_nst.workers.crew import Crew
+from parallel_nst.workers.pool import Here, OnProgress, Pinned, Pool, Shared, run_here
 from parallel_nst.workers.worker import Progress, Task, Worker, WorkerSpec
 
 Queue = deque[tuple[int, Task]]  # tasks with their index
@@ -32,14 +33,15 @@ class Stopped(BaseException):
     """Nobody waits for this task any more."""
 
 
-class ThreadPool:
-    """As `workers.Pool`, in threads."""
+class ThreadPool(Pool):
+    """As `Pool`, in threads."""
 
-    def __init__(self, spec: WorkerSpec, workers: int, cores: int) -> None:
+    def __init__(self, spec: WorkerSpec, crew: Crew, cores: int) -> None:
         """spec: of one worker; with the device `cuda` each takes a GPU of its own. cores: threads of a single task,
         which is done sooner by all of them."""
+        workers = crew.workers
         self.spec = spec
-        self.size = workers
+        self.crew = crew
         self.waited = 0.0
         self.moved = 0
         self._cores = cores

@@ -1,4 +1,4 @@
-"""The worker that runs tasks, and the pool that hands them out; here the pool of one, in this process.
+"""The worker that runs tasks.
 
 A task is a frozen record that can be pickled: arrays and names, nothing that is open or on a device. Running it is a
 generator: it yields `Progress` while it works and returns its result, which depends on the task alone, so that a task
@@ -18,11 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parallel_nst.errors import OutOfMemory
 from parallel_nst.networks.backbones.base import Backbone
 from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.networks.weights.states import State
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+
+SMALLER = "give more tiles, fewer workers on a machine, or a smaller size"
 
 T = TypeVar("T")
 
@@ -102,8 +105,37 @@ class Worker:
         return torch.from_numpy(np.array(pixels, precision, order="C"))[None].to(self.device)
 
     def run(self, task: Task) -> Generator[Progress, None, Any]:
-        """The task's own events and result."""
-        return (yield from task.run(self))
+        """The task's own events and result; OutOfMemory, in one line, where it takes more than there is."""
+        try:
+            return (yield from task.run(self))
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            raise OutOfMemory(f"{out_of_memory(self.spec.device)}; {SMALLER}") from error
+
+    def free_memory(self) -> int:
+        """Bytes that this worker's GPU can still give it, those that PyTorch keeps for it among them."""
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return int(free + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device))
+
+
+@dataclass(frozen=True)
+class FreeMemory:
+    """Bytes that the GPU of the worker that gets this task can still give -> int."""
+
+    def run(self, worker: Worker) -> Generator[Progress, None, int]:
+        return worker.free_memory()
+        yield
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether this is how Python or PyTorch says that memory does not suffice."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(error)
+
+
+def out_of_memory(device: str) -> str:
+    """Whose memory did not suffice."""
+    return f"the memory of a worker's {'GPU' if device.startswith('cuda') else 'machine'} does not suffice"
 
 
 def keep_memory() -> None:

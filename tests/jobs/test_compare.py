@@ -295,8 +295,8 @@ class Ledger:
         self.opened: list[tuple[str, int]] = []
         self.open = 0
 
-    def __call__(self, recipe: Recipe, *, workers: int, weights: object, tasks: int) -> tuple[SerialPool, Crew]:
-        assert tasks == 4
+    def __call__(self, recipe: Recipe, *, workers: int, weights: object, workload: pools.Workload) -> SerialPool:
+        assert workload.tasks == 4
         ledger = self
 
         class Watched(SerialPool):
@@ -307,7 +307,8 @@ class Ledger:
         self.open += 1
         pool = Watched(WorkerSpec("cpu", "float32", 1, {"embedded": tiny_state()}))
         pool.moved, pool.waited = 1000 * workers, 0.001
-        return pool, Crew(workers, 2 // workers, None)
+        pool.crew = Crew(workers, 2 // workers)
+        return pool
 
 
 @pytest.fixture

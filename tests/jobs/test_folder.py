@@ -304,8 +304,7 @@ def test_a_picture_that_kills_its_worker_takes_no_other_with_it(
     opened = folder.open_workers
 
     def deadly(*args, **options):  # type: ignore[no-untyped-def]
-        pool, crew = opened(*args, **options)
-        return Deadly(pool.spec), crew
+        return Deadly(opened(*args, **options).spec)
 
     monkeypatch.setattr(folder, "open_workers", deadly)
     report = paint(job)

@@ -9,10 +9,11 @@ import torch
 
 from parallel_nst.errors import BadInput
 from parallel_nst.jobs import plan as planning
-from parallel_nst.jobs.plan import cluster_share, plan, staff_of
+from parallel_nst.jobs.plan import plan, staff_of
 from parallel_nst.jobs.requests import PlanJob
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers import opening as pools
+from parallel_nst.workers.crew import CrewSpec
 
 GIB = 1 << 30
 GPU = Recipe(device="cuda")
@@ -27,8 +28,9 @@ class Cluster:
     def __init__(self, address: str, cores: int) -> None:
         Cluster.open += 1
 
-    def slots(self, resource: str) -> list[int]:
-        return {"CPU": [4, 4, 8], "GPU": [*self.gpus], "memory": [16 * GIB, 16 * GIB, 64 * GIB]}[resource]
+    def machines(self) -> list[dict[str, float]]:
+        rooms = ((4, 16 * GIB), (4, 16 * GIB), (8, 64 * GIB))
+        return [{"CPU": cpus, "GPU": gpus, "memory": room} for (cpus, room), gpus in zip(rooms, self.gpus, strict=True)]
 
     def close(self) -> None:
         Cluster.open -= 1
@@ -121,5 +123,9 @@ def test_a_cluster_without_gpus_has_none_to_plan_for(cluster: type[Cluster], no_
 
 
 def test_the_poorest_machine_decides() -> None:
-    assert cluster_share([4, 8], [8 * GIB, 8 * GIB], 4) == 4 * GIB
-    assert cluster_share([2, 8], [1 * GIB, 8 * GIB], 4) == 4 * GIB  # no worker of four threads fits the first
+    def memory(*machines: tuple[int, int], workers: int) -> int | None:
+        there = [{"CPU": float(cores), "memory": float(room)} for cores, room in machines]
+        return pools.crew_on(there, CrewSpec(workers, address="head:1"), pools.Workload(100)).memory
+
+    assert memory((4, 8 * GIB), (8, 8 * GIB), workers=3) == 4 * GIB
+    assert memory((2, 1 * GIB), (8, 8 * GIB), workers=2) == 4 * GIB  # no worker of four threads fits the first

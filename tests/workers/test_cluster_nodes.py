@@ -26,6 +26,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.pool import Pinned
 from parallel_nst.workers.worker import Progress, Worker, WorkerSpec
 
@@ -259,6 +260,24 @@ def test_a_killed_worker_does_not_change_the_picture(place: Place) -> None:
     until(lambda: not place.processes(), "all processes have left", GONE)
 
 
+def left_in(place: Place) -> list[Path]:
+    """Folders of local Rays."""
+    return list(place.ray_folder.glob("pnst-*"))
+
+
+def test_what_a_killed_run_has_left_is_removed_by_the_next_which_leaves_nothing(place: Place) -> None:
+    """Ray's agents outlive a driver that was killed; its folder would stay for good."""
+    run = place.stylise("--size", "90", "--scales", "1", "--steps", "1000", "--tiles", "2x2", "--workers", "2")
+    until(lambda: place.called("ray::RayWorker.run"), "a worker with a tile")
+    run.kill()
+    run.communicate(timeout=60)
+    (folder,) = (path for path in left_in(place) if path.is_dir())
+    result(place.stylise(*QUICK, "--workers", "2"))
+    assert not folder.exists()
+    assert left_in(place) == []
+    until(lambda: not place.processes(), "all processes have left", GONE)
+
+
 @dataclass(frozen=True)
 class Visit:
     """Takes its time; the process id, and how many of its pin have been in that process before."""
@@ -275,13 +294,13 @@ class Visit:
 
 def visit(address: str) -> None:
     """Two calls of sixteen tasks of four pins, each result a line as soon as it is there."""
-    from parallel_nst.workers.ray.pool import RayCluster, RayPool
+    from parallel_nst.workers.ray.cluster import RayCluster
+    from parallel_nst.workers.ray.pool import RayPool
 
-    pool = RayPool(RayCluster(address, 0), WorkerSpec("cpu", "float32", 1, {}), 2)
-    for call in range(2):
-        for index, found in pool.map_pinned([Pinned(n % 4, Visit(n % 4)) for n in range(16)]):
-            print(json.dumps([call, index, *found]), flush=True)
-    pool.close()
+    with RayPool(RayCluster(address, 0), WorkerSpec("cpu", "float32", 1, {}), Crew(2, 1)) as pool:
+        for call in range(2):
+            for index, found in pool.map_pinned([Pinned(n % 4, Visit(n % 4)) for n in range(16)]):
+                print(json.dumps([call, index, *found]), flush=True)
 
 
 def test_pinned_tasks_go_on_when_a_node_is_lost(place: Place) -> None:
@@ -296,8 +315,7 @@ def test_pinned_tasks_go_on_when_a_node_is_lost(place: Place) -> None:
             process.kill()
         out, err = run.communicate(timeout=DEADLINE)
         assert run.returncode == 0, err
-    told = [line for line in out.splitlines() if line.startswith("[")]  # Ray tells of the node in between
-    results = [first, *map(json.loads, told)]
+    results = [first, *map(json.loads, out.splitlines())]  # nothing of Ray's in between
     assert sorted((call, index) for call, index, _, _ in results) == [(c, n) for c in range(2) for n in range(16)]
     assert len({process for call, _, process, _ in results if call == 1}) == 1
     visits = {pin: [n for call, index, _, n in results if call == 1 and index % 4 == pin] for pin in range(4)}

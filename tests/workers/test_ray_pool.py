@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import re
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator
@@ -24,6 +27,7 @@ import ray.cloudpickle
 import torch
 from tiny_networks import LAYERS, tiny_resolved, tiny_state
 
+from parallel_nst.errors import BadInput, ClusterUnavailable, WorkerLost
 from parallel_nst.files.images import Picture
 from parallel_nst.painting.independent.tasks import OptimiseTile
 from parallel_nst.painting.scale_run import RunCallbacks, RunStatus
@@ -31,21 +35,14 @@ from parallel_nst.painting.style_targets import MeasureStyle
 from parallel_nst.painting.stylize import Stylised, stylize
 from parallel_nst.painting.tiles.geometry import whole_tile
 from parallel_nst.recipe import Recipe, TilingSpec
+from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.pool import Failed, Here, Pinned, SerialPool, Shared, only
 from parallel_nst.workers.ray import actors
 from parallel_nst.workers.ray import cluster as ray_cluster
 from parallel_nst.workers.ray import pool as ray_pool
-from parallel_nst.workers.ray.actors import Job, Slot
-from parallel_nst.workers.ray.cluster import LEAST_OBJECT_STORE, START_TRIES
-from parallel_nst.workers.ray.pool import (
-    CLUSTERS,
-    IN_FLIGHT,
-    MAX_TRIES,
-    RayCluster,
-    RayPool,
-    check_address,
-    in_one_place,
-)
+from parallel_nst.workers.ray.actors import Job, Slot, hand_out, in_one_place
+from parallel_nst.workers.ray.cluster import CLUSTERS, LEAST_OBJECT_STORE, START_TRIES, RayCluster, check_address
+from parallel_nst.workers.ray.pool import IN_FLIGHT, MAX_TRIES, RayPool
 from parallel_nst.workers.ray.shared_values import RayShared, payload
 from parallel_nst.workers.worker import Progress, Task, Worker, WorkerSpec
 
@@ -69,10 +66,12 @@ def picture(seed: int, height: int = 32, width: int = 40) -> np.ndarray:
 
 @dataclass
 class Lease:
-    """A pool, and how the world looked before it was opened."""
+    """A pool, what it has told, and how the world looked before it was opened."""
 
     pool: RayPool
+    told: list[str]
     home: Path
+    place: Path
     environment: dict[str, str | None]
     memory: set[str]
     others: set[psutil.Process]
@@ -90,15 +89,26 @@ def shared_memory() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def lease(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lease]:
+def short_folder() -> Iterator[Path]:
+    """For Ray's folders: the path of a socket, which lies deep in one, is short."""
+    folder = Path(tempfile.mkdtemp(prefix="pt", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def lease(tmp_path_factory: pytest.TempPathFactory, short_folder: Path) -> Iterator[Lease]:
     """A local pool of two workers of one thread each, whose single tasks go to an actor too."""
-    home = tmp_path_factory.mktemp("home")
-    threads = torch.get_num_threads()
+    home, place = tmp_path_factory.mktemp("home"), short_folder
+    threads, told = torch.get_num_threads(), list[str]()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
+        patch.setenv("RAY_TMPDIR", str(place))
+        patch.setattr(actors, "REPLACE_SECONDS", 600.0)  # on a busy machine an actor takes a minute to come up
+        patch.setattr(ray_pool, "START_SECONDS", 600.0)
         before, memory, others = {key: os.environ.get(key) for key in AUTH}, shared_memory(), children()
-        pool = RayPool(RayCluster(None, 2), SPEC, 2)
-        yield Lease(pool, home, before, memory, others)
+        pool = RayPool(RayCluster(None, 2), SPEC, Crew(2, 1), notify=told.append)
+        yield Lease(pool, told, home, place, before, memory, others)
         pool.close()
     torch.set_num_threads(threads)
 
@@ -285,7 +295,7 @@ def test_no_tasks_give_no_results(pool: RayPool) -> None:
 
 def test_a_single_task_can_run_in_this_process(lease: Lease) -> None:
     cluster = lease.pool._cluster
-    here = RayPool(cluster, SPEC, 2, here=SPEC)
+    here = RayPool(cluster, SPEC, Crew(2, 1), here=SPEC)
     seen: list[int] = []
     assert only(here.map([Echo(4)], lambda index, _: seen.append(index))) == (4, os.getpid())
     assert seen == [0]
@@ -375,7 +385,7 @@ def test_a_worker_that_dies_between_calls_is_replaced(pool: RayPool) -> None:
 def test_a_pinned_task_that_kills_every_worker_is_given_up(pool: RayPool, tmp_path: Path) -> None:
     """And only it: the one that waits behind it in the same worker is not blamed."""
     file = tmp_path / "deaths"
-    with pytest.raises(RuntimeError, match=rf"^tile 1 lost its worker {MAX_TRIES} times: [^\n]+$"):
+    with pytest.raises(WorkerLost, match=rf"^tile 1 lost its worker {MAX_TRIES} times: [^\n]+$"):
         list(pool.map_pinned([Pinned(0, Deadly(file, 99)), Pinned(0, Echo(1)), Pinned(0, Echo(2))]))
     assert file.stat().st_size == MAX_TRIES
 
@@ -397,7 +407,7 @@ def test_tasks_do_not_go_on_for_nobody(pool: RayPool, tmp_path: Path, pinned: bo
 
 def test_tasks_of_one_pin_can_run_in_this_process(lease: Lease) -> None:
     """Not, however, where an actor may hold what earlier ones have left."""
-    here = RayPool(lease.pool._cluster, SPEC, 2, here=SPEC)
+    here = RayPool(lease.pool._cluster, SPEC, Crew(2, 1), here=SPEC)
     tasks = [Pinned(3, Log(n, "here")) for n in range(3)]
     for call in range(2):
         results = dict(here.map_pinned(tasks))
@@ -416,16 +426,16 @@ def test_tasks_of_one_pin_can_run_in_this_process(lease: Lease) -> None:
 
 def test_workers_that_cannot_be_built_are_an_error_in_one_line(lease: Lease) -> None:
     """And another call tries again."""
-    broken = RayPool(lease.pool._cluster, WorkerSpec("cpu", "float32", 0, {}), 2)
+    broken = RayPool(lease.pool._cluster, WorkerSpec("cpu", "float32", 0, {}), Crew(2, 0))
     for _ in range(2):
-        with pytest.raises(RuntimeError, match=r"^workers cannot start: .*set_num_threads[^\n]*$"):
+        with pytest.raises(WorkerLost, match=r"^workers cannot start: .*set_num_threads[^\n]*$"):
             list(broken.map([Echo(0), Echo(1)]))
 
 
 def test_workers_that_do_not_fit_are_an_error_in_one_line(lease: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_pool, "START_SECONDS", 0.3)
-    large = RayPool(lease.pool._cluster, WorkerSpec("cpu", "float32", 99, {}), 1)
-    with pytest.raises(RuntimeError, match=r"^no worker could start within 0 s; free are .* needs 99 CPU[^\n]*$"):
+    large = RayPool(lease.pool._cluster, WorkerSpec("cpu", "float32", 99, {}), Crew(1, 99))
+    with pytest.raises(ClusterUnavailable, match=r"^no worker could start within 0 s; free are .* needs 99 CPU[^\n]*$"):
         list(large.map_pinned([Pinned(0, Echo(0)), Pinned(1, Echo(1))]))
     large._slots[0].dismiss()
 
@@ -479,12 +489,20 @@ def test_the_pool_works_after_results_were_left_unread(pool: RayPool) -> None:
     assert dict(pool.map([Echo(20), Echo(21)])).keys() == {0, 1}
 
 
-def test_a_killed_worker_is_replaced_and_its_task_run_again(pool: RayPool, tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_its_task_run_again(
+    lease: Lease, pool: RayPool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In one line of ours, and none of Ray's."""
     before = full_crew(pool)
+    lease.told.clear()
+    capfd.readouterr()
     results = dict(pool.map([Deadly(tmp_path / "deaths", 1), *(Echo(n) for n in range(5))]))
     assert results[0] == 2  # tries
+    (line,) = lease.told
+    assert re.fullmatch(r"a worker was lost \(.+\); its task is done again on a new one \(try 2 of 3\)", line)
     assert [results[index][0] for index in range(1, 6)] == [0, 1, 2, 3, 4]
     assert len(full_crew(pool) - before) == 1
+    assert capfd.readouterr() == ("", "")
 
 
 def test_tiles_are_the_same_when_a_worker_dies(pool: RayPool, serial: SerialPool, tmp_path: Path) -> None:
@@ -529,7 +547,7 @@ def test_an_exact_run_comes_out_the_same_whenever_workers_die(
 
 def test_a_task_that_kills_every_worker_is_given_up(pool: RayPool, tmp_path: Path) -> None:
     file = tmp_path / "deaths"
-    with pytest.raises(RuntimeError, match=rf"^tile 2 lost its worker {MAX_TRIES} times: [^\n]+$"):
+    with pytest.raises(WorkerLost, match=rf"^tile 2 lost its worker {MAX_TRIES} times: [^\n]+$"):
         list(pool.map([Echo(1), Deadly(file, 99)]))
     assert file.stat().st_size == MAX_TRIES
     assert sorted(value for _, (value, _) in pool.map([Echo(1), Echo(2)])) == [1, 2]
@@ -554,6 +572,7 @@ def test_nothing_is_left_behind(lease: Lease) -> None:
     assert not (lease.home / ".ray").exists()
     assert {key: os.environ.get(key) for key in AUTH} == lease.environment
     assert shared_memory() <= lease.memory
+    assert list(lease.place.iterdir()) == []
     assert CLUSTERS == []
     lease.pool.close()  # twice does no harm
 
@@ -567,9 +586,9 @@ def is_alive(process: psutil.Process) -> bool:
 
 def test_closing_does_not_wait_for_the_start_and_another_can_follow() -> None:
     began = time.monotonic()
-    RayPool(RayCluster(None, 1), SPEC, 1).close()
+    RayPool(RayCluster(None, 1), SPEC, Crew(1, 1)).close()
     assert time.monotonic() - began < 0.5
-    again = RayPool(RayCluster(None, 1), SPEC, 1)
+    again = RayPool(RayCluster(None, 1), SPEC, Crew(1, 1))
     assert only(again.map([Echo(6)]))[0] == 6
     again.close()
     assert CLUSTERS == []
@@ -587,7 +606,7 @@ def test_a_start_that_failed_is_tried_again_and_few_workers_do(monkeypatch: pyte
 
     monkeypatch.setattr(ray._private.services, "get_node", first_fails)
     monkeypatch.setattr(actors, "REPLACE_SECONDS", 0.2)
-    pool = RayPool(RayCluster(None, 1, store=1), SPEC, 2)
+    pool = RayPool(RayCluster(None, 1, store=1), SPEC, Crew(2, 1))
     results = dict(pool.map_pinned([Pinned(n, Log(n, "few")) for n in range(5)]))
     assert len({process for process, _ in results.values()}) == 1
     assert {index: seen[-1] for index, (_, seen) in results.items()} == {n: n for n in range(5)}
@@ -615,7 +634,9 @@ def test_a_start_that_fails_again_is_an_error_in_one_line(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(ray_cluster.ray, "init", fail)
     cluster = RayCluster(None, 1)
-    with pytest.raises(ValueError, match=r"^Ray could not start here: the node timed out; --workers 1 needs no Ray$"):
+    with pytest.raises(
+        ClusterUnavailable, match=r"^Ray could not start here: the node timed out; --workers 1 needs no Ray$"
+    ):
         cluster.wait()
     assert len(tries) == START_TRIES
     cluster.close()
@@ -650,11 +671,12 @@ def test_what_is_for_one_worker(pins: list[int | None], one: bool) -> None:
     assert in_one_place([Job(index, Echo(0), pin) for index, pin in enumerate(pins)]) is one
 
 
-class ScaleRun:
-    """An actor that notes what it is given."""
+class Noting:
+    """In place of an actor's handle: notes what it is given."""
 
     def __init__(self) -> None:
         self.values: list[int] = []
+        self.ready = SimpleNamespace(remote=object)
         self.run = SimpleNamespace(remote=self.take)
 
     def take(self, task: Echo) -> object:
@@ -663,43 +685,43 @@ class ScaleRun:
 
 
 def test_jobs_go_to_their_slots_in_order_and_to_others_when_one_is_given_up() -> None:
-    """Without Ray: every actor finishes its oldest job in each round."""
-    pool = RayPool(RayCluster.__new__(RayCluster), SPEC, 3)
-    stages = [ScaleRun() for _ in range(3)]
-    for slot, stage in zip(pool._slots, stages, strict=True):
-        slot.actor = stage
+    """Every actor finishes its oldest job in each round."""
+    slots, actors_there = [Slot() for _ in range(3)], [Noting() for _ in range(3)]
+    for slot, actor in zip(slots, actors_there, strict=True):
+        slot.fill(actor)
+    slots[0].starting = slots[2].starting = None  # they are up
     jobs = [Job(n, Echo(n), pin) for n, pin in enumerate([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0, 1, 1, 1])]
-    pool._slots[1].starting = object()
-    pool._slots[1].since = time.monotonic()
     given: defaultdict[int, list[int]] = defaultdict(list)
     for rounds in range(20):
-        jobs = pool._hand_out(jobs, IN_FLIGHT)
-        assert all(len(slot.jobs) <= IN_FLIGHT for slot in pool._slots)
+        before = len(jobs)
+        sent, jobs = hand_out(slots, jobs, IN_FLIGHT)
+        assert len(sent) + len(jobs) == before
+        assert all(len(slot.jobs) <= IN_FLIGHT for slot in slots)
         if rounds == 10:  # its own slots have run dry, slot 1 is still starting: its jobs wait
             assert [job.index for job in jobs] == [1, 4, 7, 10, 12, 13, 14]
-            pool._slots[1].since -= actors.REPLACE_SECONDS
-        for slot in pool._slots:
+            slots[1].since -= actors.REPLACE_SECONDS
+        for slot in slots:
             for stream in list(slot.jobs)[:1]:
-                given[slot.jobs.pop(stream).pin % 3].append(1)
+                job = slot.jobs.pop(stream)
+                assert job.pin is not None
+                given[job.pin % 3].append(1)
     assert jobs == []
     assert [len(given[home]) for home in range(3)] == [5, 7, 3]
-    assert stages[1].values == []
-    assert stages[0].values == [0, 3, 6, 9, 11, 1, 7, 12, 13, 14]
-    assert stages[2].values == [2, 5, 8, 4, 10]
+    assert [actor.values for actor in actors_there] == [[0, 3, 6, 9, 11, 1, 7, 12, 13, 14], [], [2, 5, 8, 4, 10]]
 
 
 @pytest.mark.parametrize(
     "address", ["", "localhost", "ray://localhost:10001", "10.0.0.1:", ":6379", "a:b", "http://x:1"]
 )
 def test_a_malformed_address_is_refused(address: str) -> None:
-    with pytest.raises(ValueError, match=rf"^address is '{address}'; give auto or host:port") as caught:
+    with pytest.raises(BadInput, match=rf"^address is '{address}'; give auto or host:port") as caught:
         check_address(address)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("port", ["1", "99999"])
 def test_an_address_where_nothing_answers_is_refused(port: str) -> None:
-    with pytest.raises(ValueError, match=rf"^no Ray answers at 127.0.0.1:{port} .*ray start --head") as caught:
+    with pytest.raises(ClusterUnavailable, match=rf"^no Ray answers at 127.0.0.1:{port} .*ray start --head") as caught:
         RayCluster(f"127.0.0.1:{port}", 0)
     assert "\n" not in str(caught.value)
     assert CLUSTERS == []

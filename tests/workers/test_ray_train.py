@@ -14,16 +14,18 @@ import pytest
 import ray.cloudpickle
 import torch
 
+from parallel_nst.errors import Diverged, OutOfMemory, WorkerLost
+from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.ranks.place import Place
 from parallel_nst.workers.ray import messages as mail
 from parallel_nst.workers.ray.cluster import RayCluster
-from parallel_nst.workers.ray.messages import Began, Finished, Line, Mailbox, Message, News, Teller
+from parallel_nst.workers.ray.messages import Began, Line, Mailbox, Message, News, RankFinished, Teller
 
 try:
     from ray.train import ControllerError, WorkerGroupError
 
     from parallel_nst.workers.ray import ranks as ray_train
-    from parallel_nst.workers.ray.ranks import STORAGE, Gang, reason_of, run_on_ranks
+    from parallel_nst.workers.ray.ranks import STORAGE, final_error, reason_of, run_on_ranks
 except ImportError:  # the extra `training` is not installed
     ray_train = None
 
@@ -58,8 +60,8 @@ def test_progress_is_told_now_and_then_and_before_anything_else(told: list[Messa
     assert told == []
     teller.line("a line")
     assert told == [News(3), Line("a line")]
-    teller.tell(Finished(5))
-    assert told[2:] == [Finished(5)]
+    teller.tell(RankFinished(5))
+    assert told[2:] == [RankFinished(5)]
 
 
 def test_progress_is_told_at_once_when_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,15 +151,11 @@ def cluster(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RayCluster]
     cluster.close()
 
 
-def gang(deaths: int = 2) -> Any:
-    return Gang(2, 1, "cpu", deaths)
-
-
 @needs_ray_train
 def test_ranks_know_their_place_and_leave_nothing_behind(cluster: RayCluster, home: Path, tmp_path: Path) -> None:
     seen: list[Any] = []
     lines: list[str] = []
-    result = run_on_ranks(Meet(), cluster, gang(), tmp_path, seen.append, lines.append)
+    result = run_on_ranks(Meet(), cluster, Crew(2, 1), tmp_path, seen.append, lines.append)
     assert result["mean"] == 0.5
     assert result["gradient"] == [0.5, 0.5]
     assert (result["threads"], result["nice"]) == (1, os.nice(0))
@@ -175,7 +173,12 @@ def test_an_error_of_the_work_arrives_as_itself_and_is_not_tried_again(cluster: 
     lines: list[str] = []
     with pytest.raises(ValueError, match=r"^a checkpoint of something else$"):
         run_on_ranks(
-            Fail(ValueError("a checkpoint of something else")), cluster, gang(), tmp_path, lines.append, lines.append
+            Fail(ValueError("a checkpoint of something else")),
+            cluster,
+            Crew(2, 1),
+            tmp_path,
+            lines.append,
+            lines.append,
         )
     assert lines == []
     assert not (tmp_path / STORAGE).exists()
@@ -185,16 +188,19 @@ def test_an_error_of_the_work_arrives_as_itself_and_is_not_tried_again(cluster: 
 @pytest.mark.slow
 def test_a_worker_that_dies_is_replaced(cluster: RayCluster, tmp_path: Path) -> None:
     lines: list[str] = []
-    result = run_on_ranks(Die(tmp_path, 2), cluster, gang(), tmp_path, lambda status: None, lines.append)
+    result = run_on_ranks(Die(tmp_path, 2), cluster, Crew(2, 1), tmp_path, lambda status: None, lines.append)
     assert result == 2
     assert lines == ["a worker was lost; all go on from the last checkpoint"] * 2
 
 
 @needs_ray_train
 @pytest.mark.slow
-def test_workers_that_die_too_often_end_the_run_in_one_line(cluster: RayCluster, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"^training ended: .*died") as caught:
-        run_on_ranks(Die(tmp_path, 9), cluster, gang(1), tmp_path, lambda status: None, lambda line: None)
+def test_workers_that_die_too_often_end_the_run_in_one_line(
+    cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_train, "MAX_DEATHS", 1)
+    with pytest.raises(WorkerLost, match=r"^training ended: .*died.*--resume") as caught:
+        run_on_ranks(Die(tmp_path, 9), cluster, Crew(2, 1), tmp_path, lambda status: None, lambda line: None)
     assert "\n" not in str(caught.value)
     assert len(list(tmp_path.glob("death-*"))) == 2
 
@@ -206,7 +212,7 @@ def test_an_error_while_listening_ends_the_run(cluster: RayCluster, tmp_path: Pa
         raise OSError("the terminal is gone")
 
     with pytest.raises(OSError, match="the terminal is gone"):
-        run_on_ranks(Meet(), cluster, gang(), tmp_path, lambda status: None, fail)
+        run_on_ranks(Meet(), cluster, Crew(2, 1), tmp_path, lambda status: None, fail)
 
 
 @needs_ray_train
@@ -215,3 +221,13 @@ def test_the_reason_is_what_a_worker_died_of() -> None:
     assert reason_of(WorkerGroupError("", failures)) == "MemoryError: by far"
     assert reason_of(ControllerError(ValueError("no room"))) == "ValueError: no room"
     assert reason_of(None) == "no result came back"
+
+
+@needs_ray_train
+def test_errors_that_another_try_would_repeat_end_a_training() -> None:
+    """Those of no kind of ours may be what the death of a peer looks like."""
+    for error in (ValueError("bad"), Diverged("the loss is NaN")):
+        assert final_error(error, "cpu") is error
+    assert final_error(RuntimeError("Connection closed by peer"), "cpu") is None
+    memory = final_error(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n..."), "cuda")
+    assert isinstance(memory, OutOfMemory) and "GPU" in str(memory) and "\n" not in str(memory)

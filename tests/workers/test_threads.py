@@ -13,6 +13,7 @@ from tiny_networks import LAYERS, tiny_state
 from parallel_nst.files.images import Picture
 from parallel_nst.painting.stylize import stylize
 from parallel_nst.recipe import Recipe, TilingSpec
+from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.opening import open_pool
 from parallel_nst.workers.pool import Pinned, SerialPool
 from parallel_nst.workers.threads import ThreadPool
@@ -58,7 +59,7 @@ class Meeting:
 
 @pytest.fixture
 def pool():
-    pool = ThreadPool(SPEC, 2, 2)
+    pool = ThreadPool(SPEC, Crew(2, 1), 2)
     yield pool
     pool.close()
     torch.set_num_threads(1)
@@ -78,7 +79,7 @@ def picture(seed, height=60, width=72):
     ids=["exact", "independent", "synchronised"],
 )
 def test_pictures_are_those_of_the_serial_pool(tiling):
-    pool = ThreadPool(SPEC, 2, 1)  # one thread for single tasks too: with two, sums round differently
+    pool = ThreadPool(SPEC, Crew(2, 1), 1)  # one thread for single tasks too: with two, sums round differently
     recipe = Recipe(size=72, scales=2, steps=4, layers=LAYERS, tiling=tiling)
     expected = stylize(picture(0), picture(1), recipe, SerialPool(SPEC))
     result = stylize(picture(0), picture(1), recipe, pool)
@@ -126,7 +127,7 @@ def test_the_pool_works_after_results_were_left_unread(pool):
 
 
 def test_no_thread_is_left_behind():
-    pool = ThreadPool(SPEC, 3, 3)
+    pool = ThreadPool(SPEC, Crew(3, 1), 3)
     list(pool.map([Echo(n) for n in range(6)]))
     pool.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pnst-")]
@@ -137,7 +138,6 @@ def test_it_is_opened_where_it_is_asked_for_and_not_for_a_cluster():
     recipe, weights = Recipe(device="cpu", tiling=TilingSpec(tiles="4")), tiny_state()
     with pytest.raises(ValueError, match=r"^--in-process and --address exclude each other"):
         open_pool(recipe, address="auto", weights=weights, in_process=True)
-    pool, crew = open_pool(recipe, workers=1, weights=weights, in_process=True)
-    assert isinstance(pool, SerialPool) and crew.workers == 1
-    pool.close()
+    with open_pool(recipe, workers=1, weights=weights, in_process=True) as pool:
+        assert isinstance(pool, SerialPool) and pool.crew.workers == 1
     torch.set_num_threads(1)

@@ -26,9 +26,9 @@ from parallel_nst.jobs.requests import FolderJob
 from parallel_nst.painting.planning.footprint import PROCESS, RAY
 from parallel_nst.painting.planning.memory import machine_memory, memory_text, parse_memory
 from parallel_nst.recipe import Recipe
-from parallel_nst.workers.crew import Crew
-from parallel_nst.workers.opening import open_workers
-from parallel_nst.workers.pool import Failed, Pool
+from parallel_nst.workers.crew import CrewSpec
+from parallel_nst.workers.opening import Workload, open_workers
+from parallel_nst.workers.pool import Failed, Pool, worker_memory
 
 UNSTAMPED = (".bmp",)  # formats that cannot say what they were made from
 TASK_BYTES = 4 << 20  # of the files of one task; a larger one goes by itself
@@ -153,27 +153,14 @@ def paint_all(
     on_status: OnFolder | None,
 ) -> BatchRun:
     """Paint these, each noted in the manifest as soon as it is there."""
-    pool, crew = open_workers(
-        method.weights,
-        job.recipe.device,
-        job.dtype,
-        workers=job.workers,
-        address=job.address,
-        tasks=len(todo),
-        in_process=job.in_process,
-        task="picture",
-    )
-    try:
-        if crew.reason:
-            notify(crew.reason)
-        stylizer = method.stylizer(pool.spec, memory_of_one(job, crew))
+    wanted = CrewSpec(job.workers, job.recipe.device, job.address, job.in_process)
+    with open_workers(wanted, Workload(len(todo), "picture"), method.weights, job.dtype, notify) as pool:
+        stylizer = method.stylizer(pool.spec, memory_of_one(job, pool))
         progress = BatchProgress(len(todo), on_status)
         for picture, outcome in outcomes(todo, pool, stylizer, writing):
             manifest.append(entry_of(picture, outcome, writing.recipe))
             progress.count(outcome)
-        return BatchRun(progress.done, stylizer.dtype, crew.workers, crew.threads, progress.seconds - pool.waited)
-    finally:
-        pool.close()
+        return BatchRun(progress.done, stylizer.dtype, pool.size, pool.crew.threads, progress.seconds - pool.waited)
 
 
 def memory_given(job: FolderJob) -> int | None:
@@ -181,11 +168,11 @@ def memory_given(job: FolderJob) -> int | None:
     return None if job.memory is None else parse_memory(job.memory)
 
 
-def memory_of_one(job: FolderJob, crew: Crew) -> int:
-    """Bytes that a worker may take: its share of what is given, or of what there is."""
-    memory = memory_given(job)
-    if job.address is not None:
-        return memory or crew.memory or machine_memory()
+def memory_of_one(job: FolderJob, pool: Pool) -> int:
+    """Bytes that a worker may take: its share of what is given, or of what there is; of its own GPU, all."""
+    memory, crew, known = memory_given(job), pool.crew, worker_memory(pool)
+    if known is not None:
+        return known if memory is None else memory if crew.device == "cpu" else min(memory, known)
     ray = int(RAY) if crew.workers > 1 and not job.in_process else 0
     have = memory or machine_memory()
     share = (have - ray) // crew.workers

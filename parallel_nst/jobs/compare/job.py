@@ -161,8 +161,7 @@ def serial_settings(scene: Scene) -> Iterator[Setting]:
 
 def parallel_settings(job: CompareJob, scene: Scene) -> Iterator[Setting]:
     """In tiles, for every mode and number of workers; numbers that come to the same crew are one setting."""
-    unit = "GPU" if scene.device == "cuda" else "core"
-    crews = [plan_crew(asked, len(scene.tiles), [scene.slots], unit) for asked in sorted(set(job.workers))]
+    crews = [plan_crew(asked, len(scene.tiles), [scene.slots], scene.device) for asked in sorted(set(job.workers))]
     for mode in dict.fromkeys(job.modes):
         recipe = replace(scene.recipe, tiling=replace(scene.recipe.tiling, mode=mode))
         for workers, threads in dict.fromkeys((crew.workers, threads_of(scene, crew)) for crew in crews):
@@ -215,28 +214,26 @@ def observations(scene: Scene, settings: Sequence[Setting], turns: Turns) -> lis
 def run(scene: Scene, setting: Setting, on_status: OnStatus | None = None) -> Observation:
     """Paint the picture once, with a pool of its own that is closed whatever happens."""
     began = time.perf_counter()
-    pool, crew = opened(scene, setting)
-    try:
+    with opened(scene, setting) as pool:
         up = time.perf_counter()
         result = stylize(scene.content, scene.style, setting.recipe, pool, RunCallbacks(on_status))
         done = time.perf_counter()
-    finally:
-        pool.close()
     timing = Timing(
         startup=up - began + pool.waited,
         compute=done - up - pool.waited - result.blend_seconds,
         blend=result.blend_seconds,
         shutdown=time.perf_counter() - done,
     )
-    return Observation(result, timing, crew, pool.moved)
+    return Observation(result, timing, pool.crew, pool.moved)
 
 
-def opened(scene: Scene, setting: Setting) -> tuple[Pool, Crew]:
+def opened(scene: Scene, setting: Setting) -> Pool:
     """The pool of a setting; a serial one is this process with its number of threads."""
     if setting.mode != SERIAL:
-        return pools.open_pool(setting.recipe, workers=setting.workers, weights=scene.weights, tasks=len(scene.tiles))
+        work = pools.Workload(len(scene.tiles))
+        return pools.open_pool(setting.recipe, workers=setting.workers, weights=scene.weights, workload=work)
     weights = {scene.recipe.backbone: scene.weights}
-    return SerialPool(WorkerSpec(scene.device, scene.dtype, setting.threads, weights)), Crew(1, setting.threads, None)
+    return SerialPool(WorkerSpec(scene.device, scene.dtype, setting.threads, weights))
 
 
 def observed(

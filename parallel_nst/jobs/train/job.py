@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -26,12 +26,9 @@ from parallel_nst.training.feedforward import style_picture
 from parallel_nst.training.fit import FitReport, FitSettings, TrainingCallbacks, TrainingStatus, start
 from parallel_nst.training.settings import CycleSettings, FeedforwardSettings
 from parallel_nst.workers import opening as pools
-from parallel_nst.workers.crew import Crew, plan_crew
+from parallel_nst.workers.crew import Crew, CrewSpec
 from parallel_nst.workers.ranks.place import Place
 from parallel_nst.workers.worker import keep_memory
-
-if TYPE_CHECKING:
-    from parallel_nst.workers.ray.cluster import RayCluster
 
 NO_RAY_TRAIN = "several workers need Ray Train: pip install 'parallel-nst[training]', or give --workers 1"
 
@@ -90,48 +87,30 @@ def train_here(job: TrainJob, pictured: Pictured, callbacks: TrainingCallbacks, 
     tell_start(job, callbacks.notify)
     report = work(Place(device=torch.device(device)), callbacks.on_step, callbacks.notify)
     ended = time.perf_counter()
-    return report_of(job, work, pictured, report, Crew(1, threads, None), device, (began, ended, ended))
+    crew = Crew(1, threads, device=device)
+    return report_of(job, work, pictured, report, crew, (began, ended, ended))
 
 
 def train_on_ranks(job: TrainJob, pictured: Pictured, callbacks: TrainingCallbacks, began: float) -> TrainReport:
     """As `train`, through Ray, which starts while the rest is checked."""
     try:
-        from parallel_nst.workers.ray.cluster import RayCluster
-        from parallel_nst.workers.ray.ranks import Gang, run_on_ranks
+        from parallel_nst.workers.ray.ranks import run_on_ranks
     except ImportError:
         raise BadInput(NO_RAY_TRAIN) from None
-    cores = pools.usable_cores()
-    if job.address is None:
-        pools.local_device(job.device)  # a BadInput before Ray starts
-    cluster = RayCluster(job.address, cores)
+    wanted = CrewSpec(job.workers, job.device, job.address)
+    cluster, crew = pools.open_ray(wanted, pools.Workload())
     try:
-        crew, device = crew_of(job, cluster)
         if crew.reason:
             callbacks.notify(crew.reason)
         work = work_of(job, pictured, crew.workers)
         check_start(work)
         tell_start(job, callbacks.notify)
-        gang = Gang(crew.workers, crew.threads, device)
         work = replace(work, settings=replace(work.settings, resume=True))  # after the death of a worker too
-        report = run_on_ranks(work, cluster, gang, job.out, callbacks.on_step, callbacks.notify)
+        report = run_on_ranks(work, cluster, crew, job.out, callbacks.on_step, callbacks.notify)
         ended = time.perf_counter()
     finally:
         cluster.close()
-    return report_of(job, work, pictured, report, crew, device, (began, ended, time.perf_counter()))
-
-
-def crew_of(job: TrainJob, cluster: RayCluster) -> tuple[Crew, str]:
-    """How many workers of how many threads, and their device. Of a local Ray that is known before it is up."""
-    if job.address is None:
-        device = pools.local_device(job.device)
-        slots = [torch.cuda.device_count()] if device == "cuda" else [pools.usable_cores()]
-    else:
-        device = job.device if job.device != "auto" else "cuda" if sum(cluster.slots("GPU")) else "cpu"
-        slots = cluster.slots("GPU" if device == "cuda" else "CPU")
-        if not sum(slots):
-            raise BadInput(f"the cluster at {job.address} has no {device} for --device {job.device}")
-    crew = plan_crew(job.workers, job.workers, slots, "GPU" if device == "cuda" else "core")
-    return (replace(crew, threads=1) if device == "cuda" else crew), device
+    return report_of(job, work, pictured, report, crew, (began, ended, time.perf_counter()))
 
 
 def check_start(work: TrainWork) -> None:
@@ -229,7 +208,6 @@ def report_of(
     pictured: Pictured,
     report: FitReport,
     crew: Crew,
-    device: str,
     times: tuple[float, float, float],
 ) -> TrainReport:
     """What came of a job. times: when it began, when the work had ended and when all had."""
@@ -245,7 +223,7 @@ def report_of(
         losses=report.losses,
         workers=crew.workers,
         threads=crew.threads,
-        device=device,
+        device=crew.device,
         images_per_second=report.images_per_second,
         waiting=report.waiting,
         startup=ended - began - report.seconds,

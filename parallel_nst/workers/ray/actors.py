@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ REPLACE_SECONDS = 30.0  # after which the tasks of a place wait no longer for an
 
 
 @dataclass(frozen=True)
-class Finished:
+class TaskFinished:
     """The last message of a task."""
 
     result: Any
@@ -33,7 +33,7 @@ class RayWorker:
         """Process id, once the constructor has run."""
         return os.getpid()
 
-    def run(self, task: Task) -> Generator[Progress | Finished, None, None]:
+    def run(self, task: Task) -> Generator[Progress | TaskFinished, None, None]:
         """Stream the task's progress, not too often, then its result."""
         events = self._worker.run(task)
         sent = 0.0
@@ -41,7 +41,7 @@ class RayWorker:
             try:
                 event = next(events)
             except StopIteration as end:
-                yield Finished(end.value)
+                yield TaskFinished(end.value)
                 return
             if event.step == event.steps or time.monotonic() - sent > PROGRESS_SECONDS:
                 sent = time.monotonic()
@@ -101,3 +101,32 @@ class Slot:
         self.jobs.clear()
         self.actor = self.starting = None
         return unfinished
+
+
+def hand_out(slots: Sequence[Slot], jobs: Sequence[Job], depth: int) -> tuple[list[Job], list[Job]]:
+    """Send jobs, in their order, to the actors that may have them and have fewer than `depth`; those that were sent,
+    and those left."""
+    sent: list[Job] = []
+    left: list[Job] = []
+    for number, job in enumerate(jobs):
+        room = [slot for slot in slots if slot.up and len(slot.jobs) < depth]
+        if not room:
+            return sent, [*left, *jobs[number:]]
+        slot = room[0] if job.pin is None else home(slots, job.pin)
+        if slot in room:
+            slot.send(job)
+        (sent if slot in room else left).append(job)
+    return sent, left
+
+
+def home(slots: Sequence[Slot], pin: int) -> Slot:
+    """The slot of a pin; of one that is given up, pins are spread over those that are up."""
+    slot = slots[pin % len(slots)]
+    up = [other for other in slots if other.up] if slot.given_up else []
+    return up[pin // len(slots) % len(up)] if up else slot
+
+
+def in_one_place(jobs: Sequence[Job]) -> bool:
+    """Whether they are for one worker: a single job, or all of one pin."""
+    pins = {job.pin for job in jobs}
+    return len(jobs) == 1 or (len(pins) == 1 and None not in pins)

@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import sys
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -16,6 +17,9 @@ from typing import NoReturn
 
 import ray
 from ray.exceptions import RayError
+
+from parallel_nst.errors import BadInput, ClusterUnavailable
+from parallel_nst.workers.ray.session_folders import SessionFolder, remove_left_behind
 
 START_TRIES = 2  # Ray gives up when its node is not up within 30 s, as on a machine that is busy
 OBJECT_STORE = 512 << 20  # bytes; a run has a few tiles in flight, not a third of the memory
@@ -40,7 +44,8 @@ class RayCluster:
             check_address(address)
         self._up: Future[None] = Future()
         self._leave = Event()
-        self._begin = partial(start_local, cores, store) if address is None else partial(connect, address)
+        self._folder: SessionFolder | None = None
+        self._begin = partial(self._start, cores, store) if address is None else partial(connect, address)
         self._environment: dict[str, str | None] = {}
         # Not a pool's thread, for which Python would wait at its end.
         self._thread = Thread(target=self._live, daemon=True)
@@ -54,6 +59,16 @@ class RayCluster:
                 other._join()
         self._environment = {key: os.environ.get(key) for key in AUTH}
         self._try(START_TRIES)
+
+    def _start(self, cores: int, store: int) -> None:
+        """A Ray on this machine, in a folder of its own."""
+        remove_left_behind()
+        self._folder = SessionFolder()
+        try:
+            start_local(cores, store, self._folder.path)
+        except BaseException:
+            self._folder.remove()
+            raise
 
     def _try(self, tries: int) -> None:
         """Begin, and if that works live on, all in one thread: Ray's processes die with the thread that started them.
@@ -75,6 +90,7 @@ class RayCluster:
         if self.local:
             kill_autoscaler()
         ray.shutdown()
+        self.remove_folder()
         for key, value in self._environment.items():
             os.environ.pop(key, None) if value is None else os.environ.update({key: value})
         CLUSTERS.remove(self)
@@ -84,19 +100,24 @@ class RayCluster:
         while self._thread.is_alive():
             self._thread.join()
 
+    def remove_folder(self) -> None:
+        """Remove what a Ray of our own has left in its folder, once it has ended."""
+        if self._folder is not None:
+            self._folder.remove()
+
     @property
     def starting(self) -> bool:
         """Whether Ray is neither up nor known to have failed."""
         return not self._up.done()
 
     def wait(self) -> None:
-        """Until Ray is up; ValueError when it could not start or be joined."""
+        """Until Ray is up; ClusterUnavailable when it could not start or be joined."""
         self._up.result()
 
-    def slots(self, resource: str) -> list[int]:
-        """Whole units of CPU or GPU on each living node."""
+    def machines(self) -> list[Mapping[str, float]]:
+        """What each living node has of CPU, GPU and memory (bytes)."""
         self.wait()
-        return [int(n["Resources"].get(resource, 0)) for n in ray.nodes() if n["Alive"]]
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
     def close(self) -> None:
         """Leave the cluster; a local Ray ends. One that is still starting does so as soon as it is up, in the
@@ -120,15 +141,20 @@ def end_program(code: int) -> NoReturn:
     for process in reversed(psutil.Process().children(recursive=True)):  # children before their parents
         with suppress(psutil.Error):
             process.kill()
+    for cluster in CLUSTERS:
+        cluster.remove_folder()
     os._exit(code)
 
 
-def start_local(cores: int, store: int) -> None:
-    """A Ray on this machine that ends with this program; ValueError, in one line, when it cannot start."""
+def start_local(cores: int, store: int, folder: Path) -> None:
+    """A Ray on this machine that ends with this program; ClusterUnavailable, in one line, when it cannot start. folder:
+    for its sockets and logs."""
     os.environ.setdefault("RAY_AUTH_TOKEN", TOKEN)
+    silence_notices()
     try:
         ray.init(
             address="local",
+            _temp_dir=str(folder),
             num_cpus=cores,
             include_dashboard=False,
             log_to_driver=False,
@@ -137,7 +163,14 @@ def start_local(cores: int, store: int) -> None:
             namespace="pnst",
         )
     except Exception as error:  # of many kinds: Ray lets those of its parts through
-        raise ValueError(f"Ray could not start here: {first_line(error)}; --workers 1 needs no Ray") from None
+        raise ClusterUnavailable(f"Ray could not start here: {first_line(error)}; --workers 1 needs no Ray") from None
+
+
+def silence_notices() -> None:
+    """Keep Ray's notices of deaths and lost machines, paragraphs of advice, off the program's standard output: the pool
+    says in a line of its own what became of a worker. Ray has no setting for it."""
+    if hasattr(ray._private.worker, "listen_error_messages"):
+        ray._private.worker.listen_error_messages = lambda worker, threads_stopped: None
 
 
 def kill_autoscaler() -> None:
@@ -153,26 +186,28 @@ def kill_autoscaler() -> None:
 
 
 def check_address(address: str) -> None:
-    """ValueError when nothing listens at host:port, before Ray spends half a minute on finding out."""
+    """BadInput for what is no address; ClusterUnavailable when nothing listens there, before Ray spends half a minute
+    on finding out."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "/" in address:
-        raise ValueError(f"address is {address!r}; give auto or host:port of a Ray head, such as 10.0.0.1:6379")
+        raise BadInput(f"address is {address!r}; give auto or host:port of a Ray head, such as 10.0.0.1:6379")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, OverflowError) as error:
-        raise ValueError(
+        raise ClusterUnavailable(
             f"no Ray answers at {address} ({error}); start one with 'ray start --head' or leave --address out"
         ) from None
 
 
 def connect(address: str) -> None:
-    """Join a cluster; ValueError, in one line, when that fails."""
+    """Join a cluster; ClusterUnavailable, in one line, when that fails."""
+    silence_notices()
     try:
         ray.init(address=address, namespace="pnst", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        raise ValueError(
+        raise ClusterUnavailable(
             f"cannot join Ray at {address}: {first_line(error)}; is it a Ray head of version {ray.__version__}, "
             "with the same RAY_AUTH_MODE and token?"
         ) from None

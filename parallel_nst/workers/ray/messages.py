@@ -30,20 +30,20 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Finished:
+class RankFinished:
     """What rank 0 returned."""
 
     result: Any
 
 
 @dataclass(frozen=True)
-class Refused:
+class RankFailed:
     """An error that another try would only repeat."""
 
     error: Exception
 
 
-Message = Began | News | Line | Finished | Refused
+Message = Began | News | Line | RankFinished | RankFailed
 
 
 class Mailbox:

@@ -23,20 +23,13 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from parallel_nst.workers.pool import Failed, OnProgress, Pinned, Shared, run_here
-from parallel_nst.workers.ray.actors import Finished, Job, RayWorker, Slot
-from parallel_nst.workers.ray.cluster import (
-    CLUSTERS,
-    RayCluster,
-    check_address,
-    end_program,
-    first_line,
-    last_line,
-)
+from parallel_nst.errors import ClusterUnavailable, OutOfMemory, WorkerLost
+from parallel_nst.workers.crew import Crew
+from parallel_nst.workers.pool import Failed, OnProgress, Pinned, Pool, Shared, run_here
+from parallel_nst.workers.ray.actors import Job, RayWorker, Slot, TaskFinished, hand_out, in_one_place
+from parallel_nst.workers.ray.cluster import RayCluster, first_line, last_line
 from parallel_nst.workers.ray.shared_values import RayShared, payload
-from parallel_nst.workers.worker import Progress, Task, Worker, WorkerSpec
-
-__all__ = ["CLUSTERS", "MAX_TRIES", "RayCluster", "RayPool", "check_address", "end_program"]
+from parallel_nst.workers.worker import SMALLER, Progress, Task, Worker, WorkerSpec, out_of_memory
 
 MAX_TRIES = 3  # of one task, over workers that died; of starting a worker in one place
 IN_FLIGHT = 2  # pinned tasks of a worker: the pixels of the next travel while it computes
@@ -50,36 +43,44 @@ class Lost:
     """A worker died, and why; these were with it, each with the number of its next try."""
 
     jobs: list[Job]
-    reason: str
+    reason: WorkerLost | OutOfMemory
 
 
-class RayPool:
+class RayPool(Pool):
     """Actors of one cluster, each in a slot of its own. Only actors that are up are given tasks; one that dies is
     replaced, and its tasks are run again.
 
-    size: how many actors there are to be. waited: seconds in which no task could run because no worker was up yet.
-    moved: bytes of arrays in the tasks sent and the results received, shared values once.
+    waited: seconds in which no task could run because no worker was up yet. moved: bytes of arrays in the tasks sent
+    and the results received, shared values once.
     """
 
-    def __init__(self, cluster: RayCluster, spec: WorkerSpec, workers: int, here: WorkerSpec | None = None) -> None:
-        """workers: how many actors. here: of a worker in this process that takes single tasks, None to send them to
-        an actor too. On one machine a single task is done sooner by all cores here than by one actor's."""
+    def __init__(
+        self,
+        cluster: RayCluster,
+        spec: WorkerSpec,
+        crew: Crew,
+        here: WorkerSpec | None = None,
+        notify: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """here: of a worker in this process that takes single tasks, None to send them to an actor too. On one machine
+        a single task is done sooner by all cores here than by one actor's. notify: takes a line for each worker that
+        was lost."""
         self.spec = spec
-        self.size = workers
+        self.crew = crew
         self.waited = 0.0
         self.moved = 0
-        self._cluster = cluster
+        self._cluster, self._notify = cluster, notify
         self._here = Worker(here) if here else None
         self._cores = here.threads if here else 0
         self._out = False  # whether actors hold what pinned tasks have left since the last `map`
         self._make: Callable[[], Any] | None = None
-        self._slots = [Slot() for _ in range(workers)]
+        self._slots = [Slot() for _ in range(crew.workers)]
 
     def map(
         self, tasks: Sequence[Task], on_progress: OnProgress | None = None, *, keep_going: bool = False
     ) -> Iterator[tuple[int, Any]]:
-        """As `Pool.map`. RuntimeError for a task whose worker died MAX_TRIES times, or when no worker can start; an
-        error inside a task is raised as it is."""
+        """As `Pool.map`. WorkerLost or OutOfMemory for a task whose worker died MAX_TRIES times; WorkerLost or
+        ClusterUnavailable when no worker can start; an error inside a task is raised as it is."""
         self._out = False
         return self._run([Job(index, task) for index, task in enumerate(tasks)], 1, on_progress, keep_going)
 
@@ -110,17 +111,19 @@ class RayPool:
         self._hire()
         try:
             while jobs or self._streams():
-                jobs = self._hand_out(jobs, depth)
+                sent, jobs = hand_out(self._slots, jobs, depth)
+                self.moved += sum(payload(job.task) for job in sent)
                 stream = self._wait()
                 if stream is None:
                     continue
                 job, message = self._receive(stream)
                 match message:
-                    case Finished(result):
+                    case TaskFinished(result):
                         yield job.index, result
                     case Progress() if on_progress:
                         on_progress(job.index, message)
                     case Lost(again, reason):
+                        self._notify(f"{reason}; {whats_next(again[0], keep_going)}")
                         for done in [job for job in again if job.tries > MAX_TRIES]:
                             yield done.index, given_up(done, reason, keep_going)
                         again = [job for job in again if job.tries <= MAX_TRIES]
@@ -159,32 +162,11 @@ class RayPool:
                 slot.dismiss()
 
     def _streams(self) -> list[Any]:
-        """Of messages, of the jobs that the actors have."""
-        return [stream for slot in self._slots for stream in slot.jobs]
-
-    def _hand_out(self, jobs: list[Job], depth: int) -> list[Job]:
-        """Send jobs, in their order, to the actors that may have them and have fewer than `depth`; those left."""
-        left: list[Job] = []
-        for number, job in enumerate(jobs):
-            room = [slot for slot in self._slots if slot.up and len(slot.jobs) < depth]
-            if not room:
-                return left + jobs[number:]
-            slot = room[0] if job.pin is None else self._home(job.pin)
-            if slot in room:
-                slot.send(job)
-                self.moved += payload(job.task)
-            else:
-                left.append(job)
-        return left
-
-    def _home(self, pin: int) -> Slot:
-        """The slot of a pin; of one that is given up, pins are spread over those that are up."""
-        slot = self._slots[pin % self.size]
-        up = [other for other in self._slots if other.up] if slot.given_up else []
-        return up[pin // self.size % len(up)] if up else slot
+        """Of messages, of the job that each actor is at: it runs its jobs one after the other."""
+        return [next(iter(slot.jobs)) for slot in self._slots if slot.jobs]
 
     def _wait(self) -> Any | None:
-        """A stream with something to read, None when there is none yet; RuntimeError when no worker comes up."""
+        """A stream with something to read, None when there is none yet; ClusterUnavailable when no worker comes up."""
         began = time.monotonic()
         streams = self._streams()
         starting = [slot.starting for slot in self._slots if slot.starting]
@@ -200,15 +182,15 @@ class RayPool:
         return None
 
     def _check_start(self) -> None:
-        """RuntimeError when the last actor that was called should have been up."""
+        """ClusterUnavailable when the last actor that was called should have been up."""
         if time.monotonic() - max(slot.since for slot in self._slots) > START_SECONDS:
-            raise RuntimeError(
+            raise ClusterUnavailable(
                 f"no worker could start within {START_SECONDS:.0f} s; free are {ray.available_resources()}, "
                 f"a worker needs {self.spec.threads} CPU or a GPU; wait for other jobs or give fewer workers"
             )
 
     def _arrived(self, reference: Any) -> None:
-        """An actor is up, or could not be built: RuntimeError when there is none and that has happened often."""
+        """An actor is up, or could not be built: WorkerLost when there is none and that has happened often."""
         slot = next(slot for slot in self._slots if slot.starting == reference)
         slot.starting = None
         try:
@@ -227,20 +209,20 @@ class RayPool:
             return
         for slot in self._slots:
             slot.failures = 0  # another call may try again
-        raise RuntimeError(f"workers cannot start: {reason}")
+        raise WorkerLost(f"workers cannot start: {reason}; is this package's same version there, and memory enough?")
 
-    def _receive(self, stream: Any) -> tuple[Job, Progress | Finished | Lost]:
+    def _receive(self, stream: Any) -> tuple[Job, Progress | TaskFinished | Lost]:
         """The next message of a job. A lost actor is replaced at once."""
         slot = next(slot for slot in self._slots if stream in slot.jobs)
         job = slot.jobs[stream]
         try:
-            message: Progress | Finished = ray.get(next(stream))
+            message: Progress | TaskFinished = ray.get(next(stream))
         except RayTaskError as error:
             del slot.jobs[stream]
             raise error.cause if isinstance(error.cause, Exception) else error from None
         except LOST as error:
             return job, self._lose(slot, error)
-        if isinstance(message, Finished):
+        if isinstance(message, TaskFinished):
             del slot.jobs[stream]
             self.moved += payload(message.result)
         return job, message
@@ -250,8 +232,7 @@ class RayPool:
         first, *others = slot.dismiss()
         assert self._make is not None
         slot.fill(self._make())
-        hint = "; give more tiles or fewer workers" if isinstance(error, OutOfMemoryError) else ""
-        return Lost([replace(first, tries=first.tries + 1), *others], first_line(error) + hint)
+        return Lost([replace(first, tries=first.tries + 1), *others], reason_of(error, self.spec.device))
 
     def close(self) -> None:
         """Kill this pool's actors and leave the cluster."""
@@ -262,17 +243,25 @@ class RayPool:
         self._cluster.close()
 
 
-def given_up(job: Job, reason: str, keep_going: bool) -> Failed:
-    """The result of a job that was tried often enough; RuntimeError unless the others are to go on."""
+def reason_of(error: Exception, device: str) -> WorkerLost | OutOfMemory:
+    """What a worker died of, in one line."""
+    if isinstance(error, OutOfMemoryError):
+        return OutOfMemory(f"a worker was stopped by Ray: {out_of_memory(device)}")
+    return WorkerLost(f"a worker was lost ({first_line(error).rstrip('.')})")
+
+
+def whats_next(job: Job, keep_going: bool) -> str:
+    """What becomes of the job that a lost worker was at."""
+    if job.tries <= MAX_TRIES:
+        return f"its task is done again on a new one (try {job.tries} of {MAX_TRIES})"
+    return f"its task is given up after {MAX_TRIES} tries" + (", the others go on" if keep_going else "")
+
+
+def given_up(job: Job, reason: WorkerLost | OutOfMemory, keep_going: bool) -> Failed:
+    """The result of a job that was tried often enough; an error of the reason's kind unless the others are to go on."""
     if not keep_going:
-        raise RuntimeError(f"tile {job.index + 1} lost its worker {MAX_TRIES} times: {reason}")
-    return Failed(reason)
-
-
-def in_one_place(jobs: Sequence[Job]) -> bool:
-    """Whether they are for one worker: a single job, or all of one pin."""
-    pins = {job.pin for job in jobs}
-    return len(jobs) == 1 or (len(pins) == 1 and None not in pins)
+        raise type(reason)(f"tile {job.index + 1} lost its worker {MAX_TRIES} times: {reason}; {SMALLER}")
+    return Failed(str(reason))
 
 
 def actor_maker(spec: WorkerSpec) -> Callable[[], Any]:

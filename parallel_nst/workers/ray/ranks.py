@@ -36,12 +36,13 @@ from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from parallel_nst.errors import PnstError
+from parallel_nst.errors import ClusterUnavailable, OutOfMemory, PnstError, WorkerLost
+from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.ranks.group import place_in_group
 from parallel_nst.workers.ranks.place import CPU, Place
 from parallel_nst.workers.ray.cluster import RayCluster, first_line, last_line
-from parallel_nst.workers.ray.messages import Began, Finished, Line, Mailbox, Message, News, Refused, Teller
-from parallel_nst.workers.worker import keep_memory
+from parallel_nst.workers.ray.messages import Began, Line, Mailbox, Message, News, RankFailed, RankFinished, Teller
+from parallel_nst.workers.worker import keep_memory, lacks_memory, out_of_memory
 
 MAX_DEATHS = 3  # of workers, after which a training is given up
 START_SECONDS = 120.0  # within which the ranks must have begun
@@ -56,20 +57,10 @@ class Work(Protocol):
     def __call__(self, place: Place, on_status: Callable[[Any], None], notify: Callable[[str], None]) -> Any: ...
 
 
-@dataclass(frozen=True)
-class Gang:
-    """How many ranks, with how many threads each, on cpu or cuda. max_deaths: of workers."""
-
-    workers: int
-    threads: int
-    device: str
-    max_deaths: int = MAX_DEATHS
-
-
 def run_on_ranks(
     work: Work,
     cluster: RayCluster,
-    gang: Gang,
+    crew: Crew,
     folder: Path,
     on_status: Callable[[Any], None],
     notify: Callable[[str], None],
@@ -82,14 +73,15 @@ def run_on_ranks(
     Ctrl-C, which then ends whatever still runs. To be called in the main thread; in another one, an error of the work
     ends it only after all its tries.
 
-    Raises what the work raised, unless that was a RuntimeError, which the death of a peer looks like: such a rank is
-    tried again. RuntimeError, in one line, when workers have died too often or could not start.
+    Raises what the work raised, unless that was a RuntimeError of no kind of ours, which the death of a peer looks
+    like: such a rank is tried again. WorkerLost when workers have died more than MAX_DEATHS times; ClusterUnavailable
+    when they could not start.
     """
     cluster.wait()
     storage = folder.resolve() / STORAGE
     shutil.rmtree(storage, ignore_errors=True)  # of a run that was killed; Ray Train would go on from it
     mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
-    trainer = trainer_of(ray.put(work), mailbox, gang, storage)
+    trainer = trainer_of(ray.put(work), mailbox, crew, storage)
     listener = Listener(mailbox, trainer, on_status, notify)
     fault: Exception | None = None
     try:
@@ -102,7 +94,7 @@ def run_on_ranks(
     if listener.error is not None:
         raise listener.error
     if listener.finished is None:
-        raise RuntimeError(f"training ended: {reason_of(fault)}")
+        raise WorkerLost(f"training ended: {reason_of(fault)}; --resume goes on from the last checkpoint")
     return listener.finished.result
 
 
@@ -115,7 +107,7 @@ class Listener:
     def __init__(
         self, mailbox: Any, trainer: Trainer, on_status: Callable[[Any], None], notify: Callable[[str], None]
     ) -> None:
-        self.finished: Finished | None = None
+        self.finished: RankFinished | None = None
         self.error: Exception | None = None
         self._mailbox, self._trainer, self._on_status, self._notify = mailbox, trainer, on_status, notify
         self._began, self._begun = time.monotonic(), 0
@@ -150,15 +142,15 @@ class Listener:
                 self._begun += 1
                 if self._begun > 1:
                     self._notify("a worker was lost; all go on from the last checkpoint")
-            case Finished():
+            case RankFinished():
                 self.finished = message
-            case Refused(error):
+            case RankFailed(error):
                 raise error
 
     def _check_start(self) -> None:
-        """RuntimeError when the ranks should have begun."""
+        """ClusterUnavailable when the ranks should have begun."""
         if not self._begun and time.monotonic() - self._began > START_SECONDS:
-            raise RuntimeError(
+            raise ClusterUnavailable(
                 f"no workers could start within {START_SECONDS:.0f} s; free are {ray.available_resources()}; "
                 "wait for other jobs or give fewer workers"
             )
@@ -175,45 +167,49 @@ def reason_of(error: Exception | None) -> str:
     return first_line(cause) if isinstance(cause, RayError) else f"{type(cause).__name__}: {last_line(cause)}"
 
 
-def trainer_of(work: Any, mailbox: Any, gang: Gang, storage: Path) -> Trainer:
+def trainer_of(work: Any, mailbox: Any, crew: Crew, storage: Path) -> Trainer:
     """Ray Train's trainer for work that lies in the object store."""
-    gpu = gang.device == "cuda"
+    gpu = crew.device == "cuda"
     return Trainer(
         run_rank,
-        train_loop_config={"work": work, "mailbox": mailbox, "gang": gang},
+        train_loop_config={"work": work, "mailbox": mailbox, "crew": crew},
         torch_config=GroupConfig(backend="nccl" if gpu else "gloo", timeout_s=GROUP_SECONDS),
         scaling_config=ScalingConfig(
-            num_workers=gang.workers,
+            num_workers=crew.workers,
             use_gpu=gpu,
-            resources_per_worker={"CPU": 0, "GPU": 1} if gpu else {"CPU": gang.threads},
+            resources_per_worker={"CPU": 0, "GPU": 1} if gpu else {"CPU": crew.threads},
         ),
         run_config=RunConfig(
-            name="run", storage_path=str(storage), failure_config=FailureConfig(max_failures=gang.max_deaths)
+            name="run", storage_path=str(storage), failure_config=FailureConfig(max_failures=MAX_DEATHS)
         ),
     )
 
 
 def run_rank(config: dict[str, Any]) -> None:
     """What a worker runs, in the group that Ray Train has connected."""
-    gang: Gang = config["gang"]
-    torch.set_num_threads(gang.threads)  # whatever OMP_NUM_THREADS is: `ray up` makes it 1 for all
+    crew: Crew = config["crew"]
+    torch.set_num_threads(crew.threads)  # whatever OMP_NUM_THREADS is: `ray up` makes it 1 for all
     keep_memory()
-    place = place_in_group(get_device() if gang.device == "cuda" else CPU)
+    place = place_in_group(get_device() if crew.device == "cuda" else CPU)
     teller = Teller(partial(send, config["mailbox"]))
     if place.rank == 0:
         teller.tell(Began())
     try:
         work: Work = ray.get(config["work"])
         result = work(place, teller.status, teller.line)
-    except torch.OutOfMemoryError as error:
-        teller.tell(Refused(RuntimeError(f"{first_line(error)}; give a smaller --batch or --size, or more workers")))
-        raise
     except Exception as error:
-        if isinstance(error, PnstError) or not isinstance(error, RuntimeError):
-            teller.tell(Refused(error))
+        if (final := final_error(error, crew.device)) is not None:
+            teller.tell(RankFailed(final))
         raise
     if place.rank == 0:
-        teller.tell(Finished(result))
+        teller.tell(RankFinished(result))
+
+
+def final_error(error: Exception, device: str) -> Exception | None:
+    """What to end a training with after a rank's error; None for one that the death of a peer may have caused."""
+    if lacks_memory(error):
+        return OutOfMemory(f"{out_of_memory(device)}; give a smaller --batch or --size, or more workers")
+    return error if isinstance(error, PnstError) or not isinstance(error, RuntimeError) else None
 
 
 def send(mailbox: Any, message: Any) -> None:
