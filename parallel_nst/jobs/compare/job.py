@@ -164,14 +164,9 @@ def parallel_settings(job: CompareJob, scene: Scene) -> Iterator[Setting]:
     crews = [plan_crew(asked, len(scene.tiles), [scene.slots], scene.device) for asked in sorted(set(job.workers))]
     for mode in dict.fromkeys(job.modes):
         recipe = replace(scene.recipe, tiling=replace(scene.recipe.tiling, mode=mode))
-        for workers, threads in dict.fromkeys((crew.workers, threads_of(scene, crew)) for crew in crews):
+        for workers, threads in dict.fromkeys((crew.workers, crew.threads) for crew in crews):
             limits = [limit(crew.reason) for crew in crews if crew.workers == workers and crew.reason]
             yield Setting(mode, workers, threads, recipe, tuple(limits))
-
-
-def threads_of(scene: Scene, crew: Crew) -> int:
-    """Threads of each worker; one that computes on a GPU has one."""
-    return 1 if scene.device == "cuda" else crew.threads
 
 
 def limit(reason: str) -> str:
@@ -247,7 +242,7 @@ def observed(
     return Measurement(
         setting=replace(setting, limits=limits),
         workers=crew.workers,
-        threads=threads_of(scene, crew),
+        threads=crew.threads,
         timings=(),
         loss=judged(scene, picture),
         seam_ratio=seam_ratio(picture.pixels, serial, scene.tiles),
