@@ -19,8 +19,14 @@ Each imports only from those above it. What a program needs can be imported from
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Threads that wait for each other at the end of every layer are to sleep, not to spin: on two cores that others use
+# too, a spinning pair took more than a minute for what a sleeping one does in two seconds. It is read when PyTorch's
+# OpenMP is loaded, in this process or in a worker's.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
     from parallel_nst.errors import BadInput as BadInput
