@@ -31,7 +31,7 @@ from parallel_nst.workers.pool import SerialPool
 from parallel_nst.workers.worker import WorkerSpec
 
 SPEC = WorkerSpec("cpu", "float64", 1, {"embedded": tiny_state()})
-RECIPE = Recipe(tv_weight=0.3, content_weight=0.1)
+RECIPE = Recipe(tv_weight=0.3, content_weight=0.1, style_loss="gram")
 SIZES = [(1, 1), (3, 40), (17, 31), (48, 33), (40, 64)]  # of the content, height and width
 GRIDS = [(1, 1), (1, 2), (2, 2), (3, 2), (4, 5)]
 
@@ -113,6 +113,7 @@ def test_value_and_gradient_are_those_of_the_picture_in_one_piece(size, grid):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("grid", [(2, 2), (4, 5)])
 def test_so_they_are_with_means_and_covariances(size, grid):
+    """Roots of small eigenvalues make more of rounding."""
     setting = Setting(size, recipe=replace(RECIPE, style_loss="w2"))
     assert_equal(setting.tiled(grid), setting, tolerance=1e-10)
 
@@ -149,7 +150,7 @@ def test_whatever_layers_are_chosen(layers):
 
 @pytest.mark.parametrize(
     "weights",
-    [{"tv_weight": 0.0}, {"style_weight": 0.0}, {"content_weight": 0.0}, {"tv_weight": 1e3}, {"style_loss": "gram"}],
+    [{"tv_weight": 0.0}, {"style_weight": 0.0}, {"content_weight": 0.0}, {"tv_weight": 1e3}],
 )
 def test_whatever_the_losses_weigh(weights):
     setting = Setting((33, 50), recipe=replace(RECIPE, **weights))

@@ -216,7 +216,7 @@ def test_the_loss_of_a_whole_picture_does_not_ask_how_it_was_painted(recipe):
     worker = Worker(DOUBLE)
     backbone = worker.backbone("embedded")
     resolved, reader = resolve(recipe, backbone), FeatureReader(backbone, LAYERS, torch.float64)
-    targets = measured_style(framed(style.pixels, (48, 36)), resolved, pool)
+    targets = measured_style(framed(style.pixels, style.size), resolved, pool)
     features = reader.read_content(worker.image(framed(content.pixels, (48, 36)).whole))
     tile = whole_tile(36 + 2 * FRAME, 48 + 2 * FRAME)
     local = LocalObjective(reader, resolved, targets, features, tile)

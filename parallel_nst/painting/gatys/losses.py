@@ -163,7 +163,7 @@ def factor_of(matrix: Tensor, least: float) -> Tensor:
     own need not be a covariance."""
     factor: Tensor
     factor, fault = torch.linalg.cholesky_ex(matrix)
-    if fault:
+    if fault and matrix.isfinite().all():
         values, vectors = torch.linalg.eigh(matrix)
         factor = vectors * values.clamp_min(least).sqrt()
     return factor
