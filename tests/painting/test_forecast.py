@@ -12,7 +12,6 @@ from tiny_networks import LAYERS, tiny_backbone, tiny_state
 from parallel_nst.networks.backbones.base import deepest
 from parallel_nst.networks.backbones.loading import load_weights
 from parallel_nst.networks.backbones.registry import BACKBONES
-from parallel_nst.painting.exact.hub import TiledObjective
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.style import measure_style
 from parallel_nst.painting.planning.forecast import forecast, measured_speed, untrained
