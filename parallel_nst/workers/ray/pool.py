@@ -14,21 +14,31 @@ from typing import Any
 
 import ray
 from ray.exceptions import (
-    OutOfMemoryError,
     RayError,
     RayTaskError,
 )
 
 from parallel_nst.errors import ClusterUnavailable, OutOfMemory, WorkerLost
 from parallel_nst.workers.crew import Crew
-from parallel_nst.workers.pool import Events, Failed, OnProgress, Pinned, Pool, RanksLost, RankWork, Shared, rank_here, run_here
+from parallel_nst.workers.pool import (
+    Events,
+    Failed,
+    OnProgress,
+    Pinned,
+    Pool,
+    RanksLost,
+    RankWork,
+    Shared,
+    rank_here,
+    run_here,
+)
 from parallel_nst.workers.ranks.communicator import Alone
 from parallel_nst.workers.ray.actors import SIGNS, Job, RayWorker, Slot, TaskFinished, hand_out, in_one_place
-from parallel_nst.workers.ray.cluster import RayCluster, first_line, last_line
+from parallel_nst.workers.ray.cluster import RayCluster, last_line
 from parallel_nst.workers.ray.rank_run import WAIT_SECONDS, RankRun
 from parallel_nst.workers.ray.reasons import LOST, reason_of
 from parallel_nst.workers.ray.shared_values import RayShared, payload
-from parallel_nst.workers.worker import SMALLER, Progress, Task, Worker, WorkerSpec, out_of_memory
+from parallel_nst.workers.worker import SMALLER, Progress, Task, Worker, WorkerSpec
 
 MAX_TRIES = 3  # of one task, over workers that died; of starting a worker in one place
 IN_FLIGHT = 2  # pinned tasks of a worker: the pixels of the next travel while it computes
