@@ -2,6 +2,7 @@
 
 import random
 
+from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.pool import Here, RanksLost, run_here
 from parallel_nst.workers.threads import ThreadPool
 from parallel_nst.workers.worker import Worker
@@ -53,7 +54,7 @@ class Scattered:
         return self._random.randint(1, min(ranks, self.size)) if self.loss else min(ranks, self.size)
 
     def together(self, works):
-        threads = ThreadPool(self.spec, len(works), 1)
+        threads = ThreadPool(self.spec, Crew(len(works), 1, None), 1)
         events = threads.together(works)
         try:
             while True:

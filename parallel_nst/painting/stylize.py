@@ -164,7 +164,7 @@ def budget_for(
     """
     if memory is None:
         width, height = final_size(content, resolved.recipe)
-        memory = worker_share(machine_memory(), height, width, resolved.recipe, workers)
+        memory = worker_share(machine_memory(), height, width, workers)
     layers, dtype = resolved.layers, getattr(torch, spec.dtype)
     return Budget(workers, memory, profile(backbone, layers.style, layers.content, dtype))
 

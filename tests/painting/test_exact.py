@@ -19,7 +19,6 @@ from parallel_nst.networks.backbones.squeezenet import SqueezeNet
 from parallel_nst.networks.backbones.vgg import VGG
 from parallel_nst.painting.exact.mode import Exact
 from parallel_nst.painting.exact.objective import Measure, RankObjective
-from parallel_nst.painting.exact.ownership import deal
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.minimise import Iteration, finish, minimise
 from parallel_nst.painting.gatys.objective import LocalObjective
@@ -29,7 +28,9 @@ from parallel_nst.painting.mode import Due
 from parallel_nst.painting.planning.scales import FRAME, Framed, Scale
 from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.tiles.geometry import gather, plan_tiles, whole_tile
+from parallel_nst.painting.tiles.ownership import deal
 from parallel_nst.recipe import LayerWeights, Recipe
+from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.pool import SerialPool
 from parallel_nst.workers.threads import ThreadPool
 from parallel_nst.workers.worker import WorkerSpec
@@ -77,7 +78,7 @@ class Setting:
 
     def painted(self, grid, ranks=1, kept=1, start=None, due=None, seen=None):
         """After the scale's steps, in tiles. start: makes the first state; seen: gets all states."""
-        pool = SerialPool(self.spec) if ranks == 1 else ThreadPool(self.spec, ranks, 1)
+        pool = SerialPool(self.spec) if ranks == 1 else ThreadPool(self.spec, Crew(ranks, 1, None), 1)
         mode = Exact(self.scale(grid, kept), self.resolved, pool)
         begun = start(mode) if start else mode.start(self.image[0].numpy())
         try:
@@ -305,7 +306,7 @@ def test_the_picture_has_the_same_bits_on_any_number_of_ranks(optimizer, ranks):
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_every_step_is_reported(ranks):
     setting, seen = Setting((17, 31)), []
-    pool = ThreadPool(SPEC, ranks, 1)
+    pool = ThreadPool(SPEC, Crew(ranks, 1, None), 1)
     mode = Exact(setting.scale((2, 2)), setting.resolved, pool)
     start = mode.start(setting.image[0].numpy())
     states = mode.states(start, lambda index, progress: seen.append((index, progress.step, progress.steps)), Due())

@@ -9,12 +9,13 @@ from ranks import on_ranks
 from torch.nn.functional import interpolate
 
 from parallel_nst.painting.exact.halo import Halo
-from parallel_nst.painting.exact.ownership import ALIGNMENT, Ownership, RankSpread, Shard, crossings, deal
 from parallel_nst.painting.exact.parts import Part, Resampling, assembled, vector, whole
 from parallel_nst.painting.exact.preview import LONGEST, Reduction
+from parallel_nst.painting.exact.spread import RankSpread
 from parallel_nst.painting.gatys.half_precision import UNDIVIDED, Vector, extended, peak, rms
 from parallel_nst.painting.planning.scales import FRAME, Framed
 from parallel_nst.painting.tiles.geometry import Rect, gather, plan_tiles
+from parallel_nst.painting.tiles.ownership import ALIGNMENT, Ownership, Shard, crossings, deal
 from parallel_nst.workers.pool import Here
 
 SIZES = [(33, 33), (40, 71), (90, 64)]

@@ -13,8 +13,8 @@ from itertools import accumulate, groupby, pairwise
 import torch
 from torch import Tensor
 
-from parallel_nst.painting.exact.ownership import CHANNELS, Crossing, Ownership, crossings
 from parallel_nst.painting.tiles.geometry import Rect
+from parallel_nst.painting.tiles.ownership import CHANNELS, Crossing, Ownership, crossings
 from parallel_nst.workers.ranks.communicator import Communicator
 
 Messages = Mapping[int, Tensor]  # flat, by rank

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parallel_nst.painting.exact.ownership import Shard
 from parallel_nst.painting.exact.parts import Part
 from parallel_nst.painting.named_tensors import prefixed
 from parallel_nst.painting.snapshots import Snapshot, distinct
 from parallel_nst.painting.tiles.geometry import Rect
+from parallel_nst.painting.tiles.ownership import Shard
 from parallel_nst.workers.pool import Shared
 
 

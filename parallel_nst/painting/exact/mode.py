@@ -12,7 +12,6 @@ import numpy as np
 
 from parallel_nst.errors import WorkerLost
 from parallel_nst.painting.exact.kept import Kept, kept_in, snapshot_of
-from parallel_nst.painting.exact.ownership import Ownership, Shard, deal
 from parallel_nst.painting.exact.parts import Part, Resampling, whole
 from parallel_nst.painting.exact.preview import PreviewPart, Reduction
 from parallel_nst.painting.exact.rank import Carried, Course, End, KeptHere, Numbers, PaintShard, Preview
@@ -21,6 +20,7 @@ from parallel_nst.painting.planning.scales import Scale, ScaleResult
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import Snapshot
 from parallel_nst.painting.tiles.geometry import Extent, gather
+from parallel_nst.painting.tiles.ownership import Ownership, Shard, deal
 from parallel_nst.workers.pool import Events, Handed, Pool, RanksLost, Shared
 from parallel_nst.workers.worker import Progress
 

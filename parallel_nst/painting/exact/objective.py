@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from parallel_nst.painting.exact.halo import Halo, Messages
-from parallel_nst.painting.exact.ownership import Ownership
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.objective import cotangents, total_loss
 from parallel_nst.painting.gatys.style import StyleTargets
 from parallel_nst.painting.gatys.sums import FeatureSums, measure_sums, pull_back
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.tiles.geometry import Tile
+from parallel_nst.painting.tiles.ownership import Ownership
 from parallel_nst.workers.ranks.communicator import Communicator, sum_in_order
 
 Graph = tuple[Tensor, FeatureSums]  # a tile's pixels, and its sums that can be differentiated by them

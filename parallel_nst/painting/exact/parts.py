@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parallel_nst.painting.exact.ownership import CHANNELS, Shard
 from parallel_nst.painting.planning.scales import FRAME
 from parallel_nst.painting.tiles.geometry import Rect, gather
+from parallel_nst.painting.tiles.ownership import CHANNELS, Shard
 from parallel_nst.workers.pool import Shared
 
 Vectors = Mapping[str, np.ndarray]  # flat, by name, laid out by a shard

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parallel_nst.painting.exact.ownership import CHANNELS
 from parallel_nst.painting.planning.scales import FRAME
 from parallel_nst.painting.tiles.geometry import Rect, scatter_add
+from parallel_nst.painting.tiles.ownership import CHANNELS
 
 LONGEST = 512  # px of a preview's sides, at most
 

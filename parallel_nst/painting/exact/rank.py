@@ -12,9 +12,9 @@ from torch import Tensor
 
 from parallel_nst.painting.exact.kept import Kept
 from parallel_nst.painting.exact.objective import Measure, RankObjective
-from parallel_nst.painting.exact.ownership import Ownership, RankSpread, Shard
 from parallel_nst.painting.exact.parts import Part, Resampling, Vectors, vector
 from parallel_nst.painting.exact.preview import PreviewPart, Reduction
+from parallel_nst.painting.exact.spread import RankSpread
 from parallel_nst.painting.gatys.features import reader_on
 from parallel_nst.painting.gatys.half_precision import Spread
 from parallel_nst.painting.gatys.minimise import Iteration, Minimum, finish, minimise
@@ -31,6 +31,7 @@ from parallel_nst.painting.gatys.optimizers import (
 from parallel_nst.painting.gatys.style import StyleTargets
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import distinct
+from parallel_nst.painting.tiles.ownership import Ownership, Shard
 from parallel_nst.workers.pool import Handed
 from parallel_nst.workers.ranks.communicator import Communicator
 from parallel_nst.workers.worker import Progress, Worker

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import TypeVar
@@ -12,12 +11,11 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
-from parallel_nst.painting.gatys.half_precision import Spread
 from parallel_nst.painting.tiles.geometry import Extent, Rect, Tile, grow
-from parallel_nst.workers.ranks.communicator import Communicator, sum_in_order
 
 CHANNELS = 3
 Flat = TypeVar("Flat", Tensor, np.ndarray)
+HALVINGS = 48  # of a time, which tell any load from the next
 ALIGNMENT = 16  # elements: a core begins where it would in memory of its own, so that the same instructions work on it
 
 
@@ -66,25 +64,27 @@ class Ownership:
 def deal(tiles: Sequence[Tile], speeds: Sequence[float]) -> Ownership:
     """Tiles dealt to ranks of these speeds so that the last to be ready is ready as early as can be; each rank gets at
     least one, so there are at most as many ranks as tiles."""
-    speeds = speeds[: len(tiles)]
-    loads = [tile.read.area for tile in tiles]
-    # Any optimum is the sum of a run of tiles over a speed; halving comes near enough to tell one tile from the next.
-    low, high = 0.0, sum(loads) / min(speeds)
-    for _ in range(60):
+    return Ownership(tuple(tiles), tuple(dealt([tile.read.area for tile in tiles], speeds)))
+
+
+def dealt(loads: Sequence[float], speeds: Sequence[float]) -> list[int]:
+    """The first load of each rank and, at the end, how many there are, dealt in the same way."""
+    speeds = speeds[: len(loads)]
+    done = [0.0, *accumulate(loads)]
+    low, high = 0.0, done[-1] / min(speeds)
+    for _ in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (low, middle) if filled(loads, speeds, middle)[-1] == len(loads) else (middle, high)
-    return Ownership(tuple(tiles), tuple(filled(loads, speeds, high)))
+        low, high = (low, middle) if filled(done, speeds, middle)[-1] == len(loads) else (middle, high)
+    return filled(done, speeds, high)
 
 
-def filled(loads: Sequence[float], speeds: Sequence[float], time: float) -> list[int]:
-    """The first tile of each rank and the end of the last one's, when each takes what it can do in this time: at least
-    one, and no more than leaves one for each that follows."""
+def filled(done: Sequence[float], speeds: Sequence[float], time: float) -> list[int]:
+    """What is dealt when each rank takes what it can do in this time: at least one, and no more than leaves one for
+    each that follows. done: the sum of all loads before each, and of all."""
     first = [0]
     for position, speed in enumerate(speeds):
-        end, most = first[-1] + 1, len(loads) - (len(speeds) - position - 1)
-        while end < most and sum(loads[first[-1] : end + 1]) <= speed * time:
-            end += 1
-        first.append(end)
+        start, most = first[-1], len(done) - len(speeds) + position
+        first.append(max(start + 1, min(most, bisect_right(done, done[start] + speed * time) - 1)))
     return first
 
 
@@ -106,33 +106,6 @@ class Shard:
         """The core (3, h, w) of a tile, as a view."""
         core = self.cores[index]
         return flat[self.slices[index]].reshape(CHANNELS, core.height, core.width)
-
-
-class RankSpread(Spread):
-    """How the picture's vectors are spread over the ranks: a piece is a core, so that sums are the same to the bit
-    whoever has which."""
-
-    def __init__(self, ownership: Ownership, ranks: Communicator) -> None:
-        self._ownership, self._ranks = ownership, ranks
-        self._slices = list(ownership.shard(ranks.rank).slices.values())
-
-    def pieces(self, own: int) -> Sequence[slice]:
-        return self._slices
-
-    def elements(self, own: int) -> int:
-        return CHANNELS * math.prod(self._ownership.size)
-
-    def total(self, parts: Iterable[Tensor]) -> Tensor:
-        return sum_in_order(self._ranks, parts, self._ownership.counts)
-
-    def largest(self, values: Tensor) -> Tensor:
-        largest, *others = self._ranks.gather(values)
-        for other in others:
-            largest = largest.maximum(other)
-        return largest
-
-    def agreed(self, values: Tensor) -> Tensor:
-        return self._ranks.gather(values)[0]
 
 
 @dataclass(frozen=True)
