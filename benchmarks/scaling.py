@@ -18,9 +18,9 @@ import numpy as np
 import page
 import scene as scenes
 import torch
+from parallel_nst.painting.exact.hub import TiledObjective
 from scene import Scene
 
-from parallel_nst.painting.exact.hub import TiledObjective
 from parallel_nst.painting.gatys.minimise import Iteration, minimise
 from parallel_nst.painting.gatys.objective import cotangents
 from parallel_nst.painting.gatys.optimizers import make_optimizer, resize_state

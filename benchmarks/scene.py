@@ -25,7 +25,6 @@ from parallel_nst.networks.backbones.resnet import ResNet
 from parallel_nst.networks.backbones.squeezenet import SqueezeNet
 from parallel_nst.networks.backbones.vgg import VGG, VGG16_WIDTHS, VGG19_WIDTHS
 from parallel_nst.networks.weights.states import State
-from parallel_nst.painting.exact.hub import TiledObjective
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.objective import LocalObjective
 from parallel_nst.painting.gatys.style import StyleTargets

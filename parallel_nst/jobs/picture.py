@@ -16,7 +16,7 @@ from parallel_nst.files.images import Picture, check_output, fit, read_image, re
 from parallel_nst.files.whole_files import remove_leftovers
 from parallel_nst.jobs.requests import PictureJob
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
-from parallel_nst.painting.planning.footprint import driver_bytes, worker_share
+from parallel_nst.painting.planning.footprint import driver_bytes, optimiser_bytes, worker_share
 from parallel_nst.painting.planning.memory import parse_memory
 from parallel_nst.painting.planning.scales import final_size, most_tiles, settled
 from parallel_nst.painting.resolved import resolve
@@ -173,13 +173,14 @@ def check_memory(content: tuple[int, int], style: tuple[int, int], recipe: Recip
     have = memory or int(psutil.virtual_memory().total)
     longest = recipe.size or max(content)
     measured = fit(style, recipe.style_size or min(longest, max(style)))
-    for name, size in (("size", fit(content, longest)), ("style_size", measured)):
-        need = driver_bytes(size[1], size[0], recipe)
+    sizes = fit(content, longest), measured
+    for name, size in zip(("size", "style_size"), sizes, strict=True):
+        need = driver_bytes(size[1], size[0]) + (optimiser_bytes(*size, recipe) if size == sizes[0] else 0)
         if need > have:
             whose = "--memory allows" if memory else "this machine has"
             raise ValueError(
                 f"{name} is {max(size)}: {size[0]}x{size[1]} px take {need / 1e9:,.1f} GB or more, {whose} "
-                f"{have / 1e9:,.1f}; give {'a smaller one' if driver_bytes(1, 1, recipe) <= have else 'more memory'}"
+                f"{have / 1e9:,.1f}; give {'a smaller one' if driver_bytes(1, 1) <= have else 'more memory'}"
             )
 
 
@@ -194,7 +195,7 @@ def memory_share(job: PictureJob, memory: int | None, pool: Pool, content: tuple
         return None
     width, height = final_size(content, job.recipe)
     ray = not job.in_process and crew.workers > 1
-    return worker_share(memory, height, width, job.recipe, crew.workers, ray=ray)
+    return worker_share(memory, height, width, crew.workers, ray=ray)
 
 
 def identity_of(job: PictureJob, recipe: Recipe) -> str:

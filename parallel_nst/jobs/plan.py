@@ -136,13 +136,13 @@ def memory_here(job: PlanJob, recipe: Recipe, staff: Staff) -> tuple[int, tuple[
         return share, (
             f"memory: {memory_text(share)} a worker, as if they were on machines like this one, {cores} on each",
         )
-    driver = driver_bytes(height, width, recipe)
+    driver = driver_bytes(height, width)
     if driver >= have:
         raise BadInput(
             f"{width}x{height} px take {memory_text(driver)} of memory beside the workers, and this machine has "
             f"{memory_text(have)}; give --memory to plan for another one, or a smaller --size"
         )
-    share = worker_share(have, height, width, recipe, staff.workers)
+    share = worker_share(have, height, width, staff.workers)
     return share, (f"memory: {memory_text(share)} a worker is what this machine has",)
 
 

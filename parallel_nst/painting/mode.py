@@ -6,6 +6,7 @@ The ways: `exact` (one objective over the whole picture), `independent` (each ti
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -15,6 +16,14 @@ from parallel_nst.painting.snapshots import Snapshot
 from parallel_nst.workers.worker import Progress
 
 Report = Callable[[int | None, Progress], None]  # (index of the tile or None for all of them, what it did)
+
+
+@dataclass(frozen=True)
+class Due:
+    """After which steps of the scale the state will be looked at (`preview`), and after which it will be kept."""
+
+    previews: frozenset[int] = frozenset()
+    snapshots: frozenset[int] = frozenset()
 
 
 class ScaleState(Protocol):
@@ -31,7 +40,7 @@ class ScaleState(Protocol):
         ...
 
     def preview(self) -> np.ndarray:
-        """The image as it is now, with its frame, (3, H, W) in [0, 1]."""
+        """The image as it is now, (H, W, 3) in [0, 1]; a large one may be made smaller."""
         ...
 
     def snapshot(self, scale: int) -> Snapshot:
@@ -54,8 +63,9 @@ class Mode(Protocol[State]):
         """The state that a snapshot of this mode holds."""
         ...
 
-    def states(self, start: State, report: Report) -> Iterator[State]:
-        """Those after `start`, which is let go of with the first of them. report: told of every step."""
+    def states(self, start: State, report: Report, due: Due) -> Iterator[State]:
+        """Those after `start`, which is let go of with the first of them. report: told of every step. due: what states
+        will be asked for, where they are states of the whole picture."""
         ...
 
     def result(self, end: State) -> ScaleResult:

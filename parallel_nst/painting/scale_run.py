@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel_nst.painting.mode import Mode, ScaleState, State
-from parallel_nst.painting.planning.scales import ScalePlan, unframed
+from parallel_nst.painting.mode import Due, Mode, ScaleState, State
+from parallel_nst.painting.planning.scales import ScalePlan
 from parallel_nst.painting.snapshots import Snapshot
 from parallel_nst.workers.worker import Progress
 
@@ -69,7 +69,7 @@ class ScaleRun:
         self._done = list(start.done)
         last = start.step or 0
         yield start
-        states = mode.states(start, self._report)
+        states = mode.states(start, self._report, self._due())
         del start
         for state in states:
             self._show(state, last)
@@ -80,9 +80,21 @@ class ScaleRun:
         """Give a preview and a snapshot where they are due. last: steps that were done at the state before."""
         wanted = self._callbacks
         if wanted.on_preview and self._falls(wanted.preview_every, last, state.step):
-            wanted.on_preview(unframed(state.preview()))
+            wanted.on_preview(state.preview())
         if wanted.on_snapshot and self._falls(wanted.snapshot_every, last, state.step):
             wanted.on_snapshot(state.snapshot(self._number))
+
+    def _due(self) -> Due:
+        """What states of the whole picture will be asked for."""
+        wanted, steps = self._callbacks, range(1, self.plan.steps + 1)
+        previews, snapshots = (
+            frozenset(step for step in steps if listener and self._falls(every, step - 1, step))
+            for listener, every in (
+                (wanted.on_preview, wanted.preview_every),
+                (wanted.on_snapshot, wanted.snapshot_every),
+            )
+        )
+        return Due(previews, snapshots)
 
     def _falls(self, every: int, before: int, step: int | None) -> bool:
         """Whether a multiple of `every` steps, counted over all scales, falls after step `before` and up to `step`.

@@ -15,7 +15,6 @@ import torch
 from parallel_nst.files.images import Picture, resize
 from parallel_nst.networks.backbones.base import Backbone
 from parallel_nst.networks.backbones.loading import build_backbone
-from parallel_nst.painting.exact.hub import TiledObjective
 from parallel_nst.painting.exact.mode import Exact
 from parallel_nst.painting.independent.alone import Alone
 from parallel_nst.painting.independent.synchronised import Synchronised
@@ -165,7 +164,7 @@ def budget_for(
     """
     if memory is None:
         width, height = final_size(content, resolved.recipe)
-        memory = worker_share(machine_memory(), height, width, resolved.recipe, workers)
+        memory = worker_share(machine_memory(), height, width, workers)
     layers, dtype = resolved.layers, getattr(torch, spec.dtype)
     return Budget(workers, memory, profile(backbone, layers.style, layers.content, dtype))
 
@@ -183,8 +182,9 @@ def whole_loss(content: Picture, style: Picture, generated: Picture, recipe: Rec
     budget = budget_for(content.size, resolved, backbone, pool.spec, pool.size, worker_memory(pool))
     plan = plan_scales(content.size, style.size, resolved, budget)[-1]
     scale = scale_of(content, style, plan, resolved, pool)
-    image = torch.from_numpy(framed(generated.pixels, plan.size).whole)[None]
-    return TiledObjective(scale, resolved, pool).value(image)
+    mode = Exact(replace(scale, steps=0), resolved, pool)
+    start = mode.start(framed(generated.pixels, plan.size).whole)
+    return mode.result(last(ScaleRun([replace(plan, steps=0)], 0, RunCallbacks()).states(mode, start))).loss
 
 
 def carried(content: Picture, image: np.ndarray) -> Picture:

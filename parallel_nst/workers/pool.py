@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from parallel_nst.workers.crew import Crew
+from parallel_nst.workers.ranks.communicator import Alone, Communicator
 from parallel_nst.workers.worker import FreeMemory, Progress, Task, Worker, WorkerSpec
 
 P = TypeVar("P", bound="Pool")
@@ -39,6 +41,34 @@ class Pinned:
 
 
 @dataclass(frozen=True)
+class Handed:
+    """What a rank hands out on its way, for whoever needs it later, here or in another process.
+
+    label: what it is. value: in the work's hands the thing itself, in those of the pool's caller a `Shared` of it.
+    lasting: the rank will not change it any more.
+    """
+
+    label: Any
+    value: Any
+    lasting: bool = False
+
+
+class RankWork(Protocol):
+    """What one rank does, together with others: a record that can be pickled, as a task is."""
+
+    def run(self, worker: Worker, ranks: Communicator) -> Generator[Any, None, Any]:
+        """Yields what there is to be told, `Handed` among it, and returns the result."""
+        ...
+
+
+Events = Generator[tuple[int, Any], None, list[Any]]  # (rank, what it told), one after the other; then the results
+
+
+class RanksLost(Exception):
+    """A rank has died or hung, so that all had to stop; what they have handed out remains. The workers are replaced."""
+
+
+@dataclass(frozen=True)
 class Failed:
     """The result of a task that took its worker with it as often as it was tried, and how the last one ended."""
 
@@ -49,13 +79,15 @@ class Pool(Protocol):
     """Workers that take tasks; a context manager that closes itself.
 
     spec: what each is made of. crew: who they are. waited: seconds in which no task could run because no worker was up
-    yet. moved: bytes of arrays that went to and came from other processes so far.
+    yet. moved: bytes of arrays that went to and came from other processes so far. mortal: whether workers may die while
+    this program lives.
     """
 
     spec: WorkerSpec
     crew: Crew
     waited: float
     moved: int
+    mortal: bool
 
     @property
     def size(self) -> int:
@@ -87,6 +119,17 @@ class Pool(Protocol):
         """
         ...
 
+    def muster(self, ranks: int) -> int:
+        """How many workers, up to this many, can work together now; waits for those that are about to be there."""
+        ...
+
+    def together(self, works: Sequence[RankWork]) -> Events:
+        """Do all works at once, each as a rank on a worker of its own; yields what they tell, returns their results.
+
+        RanksLost when a worker is lost on the way; an error inside a work is raised as it is.
+        """
+        ...
+
     def share(self, value: Any) -> Shared:
         """A handle to `value` for tasks to carry in its stead."""
         ...
@@ -105,6 +148,7 @@ class SerialPool(Pool):
         self.crew = Crew(1, spec.threads if spec.device == "cpu" else 1, reason, device=spec.device)
         self.waited = 0.0
         self.moved = 0
+        self.mortal = False
         self._worker = worker or Worker(spec)
 
     def map(
@@ -116,11 +160,38 @@ class SerialPool(Pool):
     def map_pinned(self, tasks: Sequence[Pinned], on_progress: OnProgress | None = None) -> Iterator[tuple[int, Any]]:
         return self.map([pinned.task for pinned in tasks], on_progress)
 
+    def muster(self, ranks: int) -> int:
+        return 1
+
+    def together(self, works: Sequence[RankWork]) -> Events:
+        events = rank_here(self._worker, works[0], Alone(), self.share)
+        del works
+        return [(yield from events)]
+
     def share(self, value: Any) -> Shared:
         return Here(value)
 
     def close(self) -> None:
         pass
+
+
+def rank_here(
+    worker: Worker, work: RankWork, ranks: Communicator, share: Callable[[Any], Shared]
+) -> Generator[tuple[int, Any], None, Any]:
+    """Do a rank's work in this process: what it tells, with its rank, and its result. share: makes handles of what it
+    hands out."""
+    worker.set_threads(worker.spec.threads)
+    with worker.memory_errors():
+        events = work.run(worker, ranks)
+        del work  # what it begins with may be as large as all else
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as end:
+                return end.value
+            if isinstance(event, Handed):
+                event = replace(event, value=share(event.value if event.lasting else deepcopy(event.value)))
+            yield ranks.rank, event
 
 
 def run_here(worker: Worker, index: int, task: Task, on_progress: OnProgress | None) -> Any:

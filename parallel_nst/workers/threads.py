@@ -15,9 +15,12 @@ from threading import Event
 from typing import Any
 
 from parallel_nst.workers.crew import Crew
-from parallel_nst.workers.pool import Here, OnProgress, Pinned, Pool, Shared, run_here
+from parallel_nst.workers.pool import Events, Here, OnProgress, Pinned, Pool, RankWork, Shared, rank_here, run_here
+from parallel_nst.workers.ranks.communicator import Alone
+from parallel_nst.workers.ranks.threads import ThreadCommunicator, ThreadGroup
 from parallel_nst.workers.worker import Progress, Task, Worker, WorkerSpec
 
+GROUP_SECONDS = 1800.0  # after which a rank takes another one that says nothing for lost
 Queue = deque[tuple[int, Task]]  # tasks with their index
 
 
@@ -44,6 +47,7 @@ class ThreadPool(Pool):
         self.crew = crew
         self.waited = 0.0
         self.moved = 0
+        self.mortal = False
         self._cores = cores
         self._here = Worker(replace(spec, threads=cores))
         self._executors = [ThreadPoolExecutor(1, f"pnst-{number}") for number in range(workers)]
@@ -94,6 +98,36 @@ class ThreadPool(Pool):
         finally:
             stop.set()
 
+    def muster(self, ranks: int) -> int:
+        return min(ranks, self.size)
+
+    def together(self, works: Sequence[RankWork]) -> Events:
+        """As `Pool.together`; a single work takes all cores."""
+        if len(works) == 1:
+            events = rank_here(self._here, works[0], Alone(), self.share)
+            del works
+            return [(yield from events)]
+        messages: SimpleQueue[tuple[int, Any]] = SimpleQueue()
+        stop = self._stop = Event()
+        group = ThreadGroup(len(works), GROUP_SECONDS)
+        for ranks, work in zip(group.communicators, works, strict=True):
+            worker = self._workers[ranks.rank]
+            self._executors[ranks.rank].submit(work_as_rank, worker, work, ranks, messages, stop)
+        results: dict[int, Any] = {}
+        try:
+            while len(results) < len(works):
+                rank, message = messages.get()
+                if not isinstance(message, Done):
+                    yield rank, message
+                elif message.error is not None:
+                    raise message.error
+                else:
+                    results[rank] = message.result
+        finally:
+            stop.set()
+            group.abort()
+        return [results[rank] for rank in range(len(works))]
+
     def share(self, value: Any) -> Shared:
         return Here(value)
 
@@ -102,6 +136,20 @@ class ThreadPool(Pool):
         self._stop.set()
         for executor in self._executors:
             executor.shutdown(wait=True, cancel_futures=True)
+
+
+def work_as_rank(
+    worker: Worker, work: RankWork, ranks: ThreadCommunicator, messages: SimpleQueue[tuple[int, Any]], stop: Event
+) -> None:
+    """In a worker's thread: do a rank's work, telling of all that it tells and of its end."""
+    events = rank_here(worker, work, ranks, Here)
+    try:
+        while not stop.is_set():
+            messages.put(next(events))
+    except StopIteration as end:
+        messages.put((ranks.rank, Done(end.value)))
+    except BaseException as error:
+        messages.put((ranks.rank, Done(error=error)))
 
 
 def work(worker: Worker, queue: Queue, messages: SimpleQueue[tuple[int, Progress | Done]], stop: Event) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Generator, Hashable, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -98,16 +99,26 @@ class Worker:
             self._backbones[name] = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._backbones[name]
 
+    @property
+    def precision(self) -> torch.dtype:
+        """Of images, which are never rounded to half precision."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
     def image(self, pixels: np.ndarray) -> Tensor:
         """(3, H, W) array -> (1, 3, H, W) tensor on this worker's device; a copy, for a task's arrays may be
         read-only."""
-        precision = np.float64 if self.dtype == torch.float64 else np.float32
-        return torch.from_numpy(np.array(pixels, precision, order="C"))[None].to(self.device)
+        return torch.from_numpy(np.array(pixels, order="C"))[None].to(self.device, self.precision)
 
     def run(self, task: Task) -> Generator[Progress, None, Any]:
         """The task's own events and result; OutOfMemory, in one line, where it takes more than there is."""
-        try:
+        with self.memory_errors():
             return (yield from task.run(self))
+
+    @contextmanager
+    def memory_errors(self) -> Iterator[None]:
+        """OutOfMemory, in one line, where something takes more memory than there is."""
+        try:
+            yield
         except (MemoryError, RuntimeError) as error:
             if not lacks_memory(error):
                 raise

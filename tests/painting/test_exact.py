@@ -1,12 +1,13 @@
 """One objective in tiles: value, gradient and picture are those of the picture in one piece, however it is cut and
-whatever becomes of the workers."""
+whoever has the tiles."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from scattered import Scattered
+from ranks import on_ranks
 from tiny_networks import LAYERS, tiny_state
 
 from parallel_nst.networks.backbones import registry as checkpoints
@@ -16,18 +17,22 @@ from parallel_nst.networks.backbones.registry import BackboneEntry
 from parallel_nst.networks.backbones.resnet import ResNet
 from parallel_nst.networks.backbones.squeezenet import SqueezeNet
 from parallel_nst.networks.backbones.vgg import VGG
-from parallel_nst.painting.exact.hub import TiledObjective, kept_tiles
 from parallel_nst.painting.exact.mode import Exact
+from parallel_nst.painting.exact.objective import Measure, RankObjective
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.minimise import Iteration, finish, minimise
 from parallel_nst.painting.gatys.objective import LocalObjective
 from parallel_nst.painting.gatys.optimizers import make_optimizer
 from parallel_nst.painting.gatys.style import measure_style
+from parallel_nst.painting.mode import Due
 from parallel_nst.painting.planning.scales import FRAME, Framed, Scale
 from parallel_nst.painting.resolved import resolve
-from parallel_nst.painting.tiles.geometry import plan_tiles, whole_tile
+from parallel_nst.painting.tiles.geometry import gather, plan_tiles, whole_tile
+from parallel_nst.painting.tiles.ownership import deal
 from parallel_nst.recipe import LayerWeights, Recipe
+from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.pool import SerialPool
+from parallel_nst.workers.threads import ThreadPool
 from parallel_nst.workers.worker import WorkerSpec
 
 SPEC = WorkerSpec("cpu", "float64", 1, {"embedded": tiny_state()})
@@ -68,22 +73,69 @@ class Setting:
         )
         return Scale(self.content, self.style, 3, tiles, kept)
 
-    def tiled(self, grid, pool=None, kept=1, **cut):
-        return TiledObjective(self.scale(grid, kept, **cut), self.resolved, pool or SerialPool(self.spec))
+    def tiled(self, grid, ranks=1, kept=1, dtype=torch.float64, **cut):
+        return Tiled(self, self.scale(grid, kept, **cut), ranks, dtype)
 
-    def painted(self, grid, pool=None, kept=1):
-        """After the scale's steps, in tiles."""
-        mode = self.mode(grid, pool, kept)
-        (*_, end) = mode.states(mode.start(self.image[0].numpy().copy()), unheard)
-        return mode.result(end)
-
-    def mode(self, grid, pool=None, kept=1):
-        return Exact(self.scale(grid, kept), self.resolved, pool or SerialPool(self.spec))
+    def painted(self, grid, ranks=1, kept=1, start=None, due=None, seen=None):
+        """After the scale's steps, in tiles. start: makes the first state; seen: gets all states."""
+        pool = SerialPool(self.spec) if ranks == 1 else ThreadPool(self.spec, Crew(ranks, 1, None), 1)
+        mode = Exact(self.scale(grid, kept), self.resolved, pool)
+        begun = start(mode) if start else mode.start(self.image[0].numpy())
+        try:
+            (*states, end) = mode.states(begun, unheard, due or Due())
+            if seen is not None:
+                seen += [*states, end]
+            return mode.result(end)
+        finally:
+            pool.close()
 
     def painted_whole(self):
         optimizer, local = make_optimizer(self.resolved.recipe), self.local()
         (*_, end) = minimise(local, Iteration.start(self.image, optimizer.init(self.image)), optimizer, 3)
         return finish(local, end)
+
+
+class Tiled:
+    """The objective in tiles, on ranks that are threads."""
+
+    def __init__(self, setting, scale, ranks, dtype):
+        self.setting, self.scale = setting, scale
+        self.ownership = deal(scale.tiles, [1.0] * ranks)
+        backbone = setting.reader.backbone
+        backbone = backbone if dtype == torch.float64 else deepcopy(backbone).float()
+        self.reader = FeatureReader(backbone, setting.reader.layers, dtype)
+
+    def each(self, image, work):
+        """Results of `work(objective, flat image)` of each rank, with the shard."""
+
+        def on_rank(ranks):
+            reader = self.reader
+            content = {
+                tile.index: reader.read_content(torch.tensor(self.scale.content.read(tile.read))[None].to(image.dtype))
+                for tile in self.ownership.of(ranks.rank)
+            }
+            measure = Measure(reader, self.setting.resolved, self.setting.style, content)
+            shard = self.ownership.shard(ranks.rank)
+            flat = torch.zeros(shard.elements, dtype=image.dtype)
+            for index, core in shard.cores.items():
+                shard.core(flat, index).copy_(gather(image[0], core))
+            return work(RankObjective(self.ownership, ranks, measure, self.scale.kept), flat), shard
+
+        return on_ranks(self.ownership.ranks, on_rank)
+
+    def value(self, image):
+        values = [value for value, _ in self.each(image, lambda objective, flat: objective.value(flat))]
+        assert len(set(values)) == 1
+        return values[0]
+
+    def value_and_gradient(self, image):
+        results = self.each(image, lambda objective, flat: objective.value_and_gradient(flat))
+        gradient = torch.full_like(image, torch.nan)
+        for (loss, flat), shard in results:
+            assert loss == results[0][0][0] and flat.dtype == image.dtype
+            for index, core in shard.cores.items():
+                gather(gradient[0], core).copy_(shard.core(flat, index))
+        return results[0][0][0], gradient
 
 
 def distance(found, expected):
@@ -103,9 +155,10 @@ def assert_equal(tiled, setting, tolerance=1e-12):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("grid", GRIDS)
-def test_value_and_gradient_are_those_of_the_picture_in_one_piece(size, grid):
+@pytest.mark.parametrize("ranks", [1, 3, 8])
+def test_value_and_gradient_are_those_of_the_picture_in_one_piece(size, grid, ranks):
     setting = Setting(size)
-    tiled = setting.tiled(grid)
+    tiled = setting.tiled(grid, ranks)
     assert_equal(tiled, setting)
     assert tiled.value(setting.image) == pytest.approx(setting.local().value(setting.image), rel=1e-12)
 
@@ -127,11 +180,12 @@ def test_means_and_covariances_paint_the_picture_of_one_piece():
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
 @pytest.mark.parametrize(("size", "grid"), [((1, 1), (2, 2)), ((17, 31), (2, 3)), ((48, 33), (3, 2))])
-def test_three_steps_paint_the_picture_of_one_piece(size, grid, optimizer):
+@pytest.mark.parametrize("ranks", [1, 2, 5])
+def test_three_steps_paint_the_picture_of_one_piece(size, grid, optimizer, ranks):
     setting = Setting(size, recipe=replace(RECIPE, optimizer=optimizer))
-    result, whole = setting.painted(grid), setting.painted_whole()
-    np.testing.assert_allclose(result.pixels, whole.image[0].numpy(), rtol=0, atol=1e-8)
-    assert result.loss == pytest.approx(whole.loss, rel=1e-9)
+    result, whole = setting.painted(grid, ranks), setting.painted_whole()
+    np.testing.assert_allclose(result.pixels, whole.image[0].numpy(), rtol=0, atol=5e-12)
+    assert result.loss == pytest.approx(whole.loss, rel=1e-12)
     assert np.abs(result.pixels - setting.image[0].numpy()).max() > 0.01
 
 
@@ -145,7 +199,7 @@ def test_three_steps_paint_the_picture_of_one_piece(size, grid, optimizer):
 )
 def test_whatever_layers_are_chosen(layers):
     setting = Setting((33, 50), layers=layers)
-    assert_equal(setting.tiled((2, 3)), setting)
+    assert_equal(setting.tiled((2, 3), 2), setting)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +208,7 @@ def test_whatever_layers_are_chosen(layers):
 )
 def test_whatever_the_losses_weigh(weights):
     setting = Setting((33, 50), recipe=replace(RECIPE, **weights))
-    assert_equal(setting.tiled((2, 3)), setting)
+    assert_equal(setting.tiled((2, 3), 2), setting)
 
 
 def drawn(network):
@@ -191,7 +245,7 @@ def geometry(request, monkeypatch):
 @pytest.mark.parametrize(("size", "grid"), [((5, 9), (1, 2)), ((70, 131), (2, 3))])
 def test_every_backbones_geometry(geometry, size, grid):
     setting = Setting(size, **geometry)
-    assert_equal(setting.tiled(grid), setting, 1e-11)
+    assert_equal(setting.tiled(grid, 2), setting, 1e-11)
 
 
 def test_a_halo_one_stride_too_small_is_found_out():
@@ -218,8 +272,7 @@ def test_a_halo_wider_than_the_picture():
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.1)])
 def test_lower_precision_comes_near(dtype, tolerance):
     setting = Setting((33, 50))
-    single = replace(SPEC, dtype=dtype)
-    tiled = setting.tiled((2, 2), SerialPool(single))
+    tiled = setting.tiled((2, 2), 2, dtype=getattr(torch, dtype))
     loss, gradient = tiled.value_and_gradient(setting.image.float())
     whole, expected = setting.local().value_and_gradient(setting.image)
     assert loss == pytest.approx(whole, rel=tolerance)
@@ -227,90 +280,84 @@ def test_lower_precision_comes_near(dtype, tolerance):
     assert distance(gradient.double(), expected) < tolerance
 
 
-# Graphs that are kept, workers that are lost
+# The bits
 
 
-def test_the_first_tiles_of_each_worker_are_kept():
-    assert kept_tiles(7, 3, 0) == frozenset()
-    assert kept_tiles(7, 3, 1) == {0, 1, 2}
-    assert kept_tiles(7, 3, 2) == {0, 1, 2, 3, 4, 5}
-    assert kept_tiles(7, 3, 9) == set(range(7))
-
-
-@pytest.mark.parametrize("size", [1, 3])
-def test_a_graph_made_again_gives_the_same_bits(size):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_bits_depend_neither_on_the_ranks_nor_on_the_graphs_that_are_kept(dtype):
     setting = Setting((33, 50))
-    results = [
-        setting.tiled((2, 3), Scattered(SPEC, size), kept=kept).value_and_gradient(setting.image) for kept in (0, 1, 6)
-    ]
-    for loss, gradient in results[1:]:
-        assert loss == results[0][0] and torch.equal(gradient, results[0][1])
+    image = setting.image if dtype == torch.float64 else setting.image.float()
+    expected = setting.tiled((3, 3), dtype=dtype).value_and_gradient(image)
+    for ranks, kept in [(1, 0), (1, 9), (2, 1), (3, 0), (4, 2), (9, 1)]:
+        loss, gradient = setting.tiled((3, 3), ranks, kept, dtype).value_and_gradient(image)
+        assert loss == expected[0] and torch.equal(gradient, expected[1])
 
 
-@pytest.mark.parametrize("kept", [0, 1, 6])
-@pytest.mark.parametrize(("workers", "loss"), [(1, 0.0), (3, 0.0), (2, 0.4), (3, 0.8), (8, 1.0)])
-def test_any_order_and_any_loss_of_workers_give_the_same_bits(kept, workers, loss):
-    setting = Setting((33, 50))
-    expected = setting.painted((2, 3))
-    for seed in range(2):
-        result = setting.painted((2, 3), Scattered(SPEC, workers, loss, seed), kept)
-        assert np.array_equal(result.pixels, expected.pixels) and result.loss == expected.loss
-
-
-def test_a_worker_is_sent_the_content_once_and_the_pixels_when_it_needs_them():
-    setting, pool = Setting((33, 50)), Scattered(SPEC, 2)
-    tiled = setting.tiled((2, 2), pool, kept=1)
-    for number in range(2):
-        tiled.value_and_gradient(setting.image)
-        first, second = pool.tasks[:4], pool.tasks[4:]
-        pool.tasks = []
-        assert all((task.piece.content is None) == (number > 0) for task in first)
-        assert all(task.piece.content is None for task in second)
-        kept = {task.piece.tile.index for task in first if task.keep}
-        assert {task.piece.tile.index for task in second if task.piece.pixels is None} == kept == {0, 1}
-
-
-def test_only_a_tile_whose_worker_was_lost_is_given_all_again():
-    setting, pool = Setting((33, 50)), Scattered(SPEC, 4)
-    tiled = setting.tiled((2, 2), pool, kept=1)
-    before = tiled.value_and_gradient(setting.image)
-    pool._workers[2].left_by("lost")
-    pool.tasks = []
-    after = tiled.value_and_gradient(setting.image)
-    assert [task.piece.tile.index for task in pool.tasks if task.piece.content is not None] == [2]
-    assert len(pool.tasks) == 9 and after[0] == before[0] and torch.equal(after[1], before[1])
-
-
-def test_two_objectives_on_one_pool_do_not_meet():
-    setting, pool = Setting((33, 50)), Scattered(SPEC, 2)
-    first, second = setting.tiled((2, 2), pool), setting.tiled((1, 3), pool)
-    for _ in range(2):
-        for tiled in (first, second):
-            assert_equal(tiled, setting)
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+@pytest.mark.parametrize("ranks", [2, 3, 6])
+def test_the_picture_has_the_same_bits_on_any_number_of_ranks(optimizer, ranks):
+    setting = Setting((33, 50), recipe=replace(RECIPE, optimizer=optimizer))
+    expected, result = setting.painted((2, 3)), setting.painted((2, 3), ranks)
+    assert np.array_equal(result.pixels, expected.pixels) and result.loss == expected.loss
 
 
 # The run of a scale
 
 
-def test_every_step_is_reported():
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_every_step_is_reported(ranks):
     setting, seen = Setting((17, 31)), []
-    mode = setting.mode((2, 2))
-    start = mode.start(setting.image[0].numpy().copy())
-    states = mode.states(start, lambda index, progress: seen.append((index, progress.step, progress.steps)))
+    pool = ThreadPool(SPEC, Crew(ranks, 1, None), 1)
+    mode = Exact(setting.scale((2, 2)), setting.resolved, pool)
+    start = mode.start(setting.image[0].numpy())
+    states = mode.states(start, lambda index, progress: seen.append((index, progress.step, progress.steps)), Due())
     assert [(state.step, *state.done) for state in states] == [(step,) * 5 for step in (1, 2, 3)]
     assert seen == [(None, step, 3) for step in (1, 2, 3)]
+    pool.close()
 
 
-def test_a_result_has_its_own_loss_and_stays_in_range():
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_result_has_its_own_loss_and_stays_in_range(ranks):
     setting = Setting((17, 31))
-    result = setting.painted((2, 2))
+    result = setting.painted((2, 2), ranks)
     assert result.pixels.shape == (3, 17 + 2 * FRAME, 31 + 2 * FRAME)
     assert result.pixels.min() >= 0 and result.pixels.max() <= 1
     assert result.loss == pytest.approx(setting.local().value(torch.from_numpy(result.pixels)[None]), rel=1e-12)
 
 
-def test_a_state_that_is_carried_over_is_taken_up():
-    setting = Setting((17, 31))
-    first = setting.painted((2, 2))
-    start = setting.mode((1, 2)).start(first.pixels, first.carried).iteration
-    assert start.state is first.carried.state and start.step == 0 and start.best.loss == float("inf")
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+@pytest.mark.parametrize(("ranks", "grid"), [(1, (2, 2)), (3, (2, 2)), (2, (1, 3))])
+def test_from_every_snapshot_a_scale_goes_on_whoever_has_the_tiles(optimizer, ranks, grid):
+    setting, seen = Setting((17, 31), recipe=replace(RECIPE, optimizer=optimizer)), []
+    expected = setting.painted((2, 2), 2, due=Due(snapshots=frozenset({1, 2, 3})), seen=seen)
+    for state in seen:
+        snapshot = state.snapshot(0)
+        assert snapshot.step == state.step
+        result = setting.painted(grid, ranks, start=lambda mode, snapshot=snapshot: mode.restored(snapshot))
+        np.testing.assert_allclose(result.pixels, expected.pixels, rtol=0, atol=1e-10)
+        if grid == (2, 2):
+            assert np.array_equal(result.pixels, expected.pixels) and result.loss == expected.loss
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_what_was_learnt_is_carried_to_a_larger_scale_whoever_has_the_tiles(optimizer):
+    recipe = replace(RECIPE, optimizer=optimizer)
+    small, large = Setting((17, 31), recipe=recipe), Setting((24, 44), recipe=recipe)
+    pictures = []
+    for ranks, grid in [(1, (1, 1)), (1, (2, 2)), (3, (2, 2))]:
+        for carried in (None, small.painted(grid, ranks).carried):
+            start = lambda mode, carried=carried: mode.start(large.image[0].numpy(), carried)  # noqa: E731
+            pictures.append(large.painted(grid, ranks, start=start).pixels)
+    for number in (0, 1):
+        np.testing.assert_allclose(pictures[2 + number], pictures[number], rtol=0, atol=1e-10)
+        assert np.array_equal(pictures[4 + number], pictures[2 + number])
+    assert np.abs(pictures[0] - pictures[1]).max() > 1e-3
+
+
+def test_previews_are_the_picture_of_their_step():
+    setting, seen = Setting((17, 31)), []
+    result = setting.painted((2, 2), 3, due=Due(previews=frozenset({1, 3})), seen=seen)
+    first, last = seen[0].preview(), seen[2].preview()
+    assert first.shape == last.shape == (17, 31, 3)
+    end = result.pixels[:, FRAME:-FRAME, FRAME:-FRAME].transpose(1, 2, 0)
+    assert np.abs(last - end).max() < np.abs(first - end).max()

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from parallel_nst.painting.gatys import half_precision as vectors
 from parallel_nst.painting.gatys import optimizers
-from parallel_nst.painting.gatys.half_precision import rms, stored
+from parallel_nst.painting.gatys.half_precision import rms, stored, wide
 from parallel_nst.painting.gatys.optimizers import (
     LARGEST_STEP,
     adam,
@@ -297,11 +297,17 @@ def mean_loss(x):
     return float((weights * away**2).mean()) / 2, weights * away / x.numel()
 
 
+def enlarged(state, resize=doubled):
+    """The state for an image of twice the size."""
+    packed = pack(state)
+    return resize_state(packed, lambda name: resize(wide(packed[name])).contiguous(), 1 / 4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_lbfgs_carries_its_curvature_to_another_scale(dtype):
     """Where the function is the same at both scales, the next move goes the same way, shorter by the ratio."""
     _, image, state = run(lbfgs(5), mean_loss, torch.full((1, 3, 24, 32), 0.5, dtype=dtype), 8)
-    larger = resize_state(state, doubled, 1 / 4)
+    larger = enlarged(state)
     assert larger.accepted is None and len(larger.pairs) == len(state.pairs)
     rows = torch.stack([v.real().double().reshape(-1) for pair in larger.pairs for v in pair])
     torch.testing.assert_close(larger.products, rows @ rows.T, rtol=1e-4, atol=1e-12)
@@ -313,7 +319,8 @@ def test_lbfgs_carries_its_curvature_to_another_scale(dtype):
 
 def test_lbfgs_drops_pairs_that_resizing_breaks():
     *_, state = run(lbfgs(5), mean_loss, torch.full((1, 3, 24, 32), 0.5), 8)
-    broken = resize_state(state, lambda x: doubled(x) * (-1 if float(x.abs().max()) < 1e-4 else 1), 1 / 4)
+    flipped = iter([1, -1] * 5)  # of each pair, s as it is and y the other way round
+    broken = enlarged(state, lambda x: doubled(x) * next(flipped))
     assert len(broken.pairs) < len(state.pairs) and len(broken.products) == 2 * len(broken.pairs)
     start = torch.full((1, 3, 48, 64), 0.5)
     assert torch.isfinite(lbfgs(5).step(broken, start, *mean_loss(start))[0]).all()
@@ -322,7 +329,7 @@ def test_lbfgs_drops_pairs_that_resizing_breaks():
 def test_adam_carries_its_means_to_another_scale():
     """Where the function is the same at both scales, so is the next move."""
     _, image, state = run(adam(0.01), mean_loss, torch.full((1, 3, 24, 32), 0.5), 8)
-    larger, start = resize_state(state, doubled, 1 / 4), doubled(image)
+    larger, start = enlarged(state), doubled(image)
     assert larger.steps == 8 and larger.square.min() >= 0
     carried, _ = adam(0.01).step(larger, start, *mean_loss(start))
     expected = doubled(adam(0.01).step(state, image, *mean_loss(image))[0])

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from other_device import DEVICE, There, other_device
+from parallel_nst.painting.exact.tasks import GramSums, ImageGradient, Piece
 from tiny_networks import tiny_resolved, tiny_state
 
-from parallel_nst.painting.exact.tasks import GramSums, ImageGradient, Piece
 from parallel_nst.painting.independent.targets import MeasureGrams
 from parallel_nst.painting.independent.tasks import OptimiseTile, PackState, Round
 from parallel_nst.painting.style_targets import MeasureStyle

@@ -13,12 +13,13 @@ import psutil
 import pytest
 
 from parallel_nst.networks.backbones.base import Layer
-from parallel_nst.painting.planning.cuts import sensible_grids
-from parallel_nst.painting.planning.footprint import PIXEL, driver_bytes, image_copies
+from parallel_nst.painting.planning.cuts import cut_in, sensible_grids
+from parallel_nst.painting.planning.footprint import PIXEL, driver_bytes, exact_bytes, image_copies, optimiser_bytes
 from parallel_nst.painting.planning.memory import group_memory, machine_memory, parse_memory
 from parallel_nst.painting.planning.profile import Profile, Rates
 from parallel_nst.painting.planning.tilings import Budget, exact_tiling, independent_tiling
 from parallel_nst.painting.tiles.geometry import plan_tiles
+from parallel_nst.painting.tiles.ownership import deal
 from parallel_nst.recipe import Recipe, TilingSpec
 
 GIB = 1 << 30
@@ -37,7 +38,7 @@ COSTS = Profile(
 CASES = [
     (height, width, workers, int(memory * GIB))
     for (height, width), workers, memory in itertools.product(
-        [(1, 1), (100, 90), (1000, 1500), (40, 5000), (2500, 2000)], [1, 2, 7, 64], [1.25, 2, 40]
+        [(1, 1), (100, 90), (1000, 1500), (40, 5000), (2500, 2000)], [1, 2, 7, 64], [1.75, 2.5, 40]
     )
 ]
 
@@ -110,20 +111,22 @@ def figures(tiles, workers, kept):
     """px, px computed again, and the slowest worker's passes, tile by tile."""
     loads = np.zeros(workers, int)
     again = 0
-    for index, tile in enumerate(tiles):
-        computed_twice = index // workers >= kept
-        again += tile.read.area * computed_twice
-        loads[index % workers] += tile.read.area * (3 if computed_twice else 2)
+    ownership = deal(tiles, [1.0] * workers)
+    for rank in range(ownership.ranks):
+        for position, tile in enumerate(ownership.of(rank)):
+            computed_twice = position >= kept
+            again += tile.read.area * computed_twice
+            loads[rank] += tile.read.area * (3 if computed_twice else 2)
     return sum(tile.read.area for tile in tiles), again, loads.max()
 
 
 @pytest.mark.parametrize(("height", "width", "workers", "memory"), CASES)
 def test_an_exact_cut_fits_and_is_what_its_tiles_are(height, width, workers, memory):
-    tiling = exact_tiling((height, width), Budget(workers, memory, COSTS), LAYER)
+    tiling = exact_tiling((height, width), Budget(workers, memory, COSTS), Recipe(), LAYER)
     tiles = plan_tiles(height, width, tiling.grid, halo=LAYER.margin, align=LAYER.stride)
     assert tiling.bytes <= memory
     assert tiling.tiles == len(tiles)
-    assert tiling.per_worker == -(-len(tiles) // workers)
+    assert tiling.per_worker == max(deal(tiles, [1.0] * workers).counts)
     assert 0 <= tiling.kept <= tiling.per_worker
     assert (tiling.px, tiling.again, tiling.slowest) == figures(tiles, workers, tiling.kept)
     assert tiling.overhead == pytest.approx((2 * tiling.px + tiling.again) / (2 * height * width))
@@ -133,7 +136,8 @@ def test_an_exact_cut_fits_and_is_what_its_tiles_are(height, width, workers, mem
 @pytest.mark.parametrize("workers", [1, 4, 13])
 def test_more_memory_is_never_slower_and_enough_of_it_keeps_every_graph(height, width, workers):
     tilings = [
-        exact_tiling((height, width), Budget(workers, int(gib * GIB), COSTS), LAYER) for gib in (1.25, 2, 4, 8, 100)
+        exact_tiling((height, width), Budget(workers, int(gib * GIB), COSTS), Recipe(), LAYER)
+        for gib in (1.75, 2.5, 4, 8, 100)
     ]
     slowest = [tiling.slowest for tiling in tilings]
     assert slowest == sorted(slowest, reverse=True)
@@ -142,11 +146,11 @@ def test_more_memory_is_never_slower_and_enough_of_it_keeps_every_graph(height, 
 
 
 def test_one_worker_with_memory_takes_the_picture_in_one_piece():
-    assert exact_tiling((1000, 1500), Budget(1, 40 * GIB, COSTS), LAYER).grid == (1, 1)
+    assert exact_tiling((1000, 1500), Budget(1, 40 * GIB, COSTS), Recipe(), LAYER).grid == (1, 1)
 
 
 def test_tiles_share_out_evenly_where_the_picture_allows():
-    tiling = exact_tiling((16384, 16384), Budget(64, 16 * GIB, COSTS), LAYER)
+    tiling = exact_tiling((16384, 16384), Budget(64, 16 * GIB, COSTS), Recipe(), LAYER)
     assert (tiling.grid, tiling.per_worker) == ((8, 8), 1)
 
 
@@ -157,7 +161,7 @@ def test_the_search_is_over_few_cuts():
 
 @pytest.mark.parametrize("grid", [(1, 1), (3, 5)])
 def test_a_given_grid_is_kept(grid):
-    assert exact_tiling((1000, 1500), Budget(4, 8 * GIB, COSTS), LAYER, grid).grid == grid
+    assert exact_tiling((1000, 1500), Budget(4, 8 * GIB, COSTS), Recipe(), LAYER, grid).grid == grid
     assert independent_tiling((1000, 1500), Budget(4, 8 * GIB, COSTS), Recipe(), NO_HALO, grid).grid == grid
 
 
@@ -165,34 +169,34 @@ def test_a_given_grid_is_kept(grid):
 def test_nothing_cannot_be_cut(name):
     sizes = {"height": 10, "width": 10, "workers": 1, name: 0}
     with pytest.raises(ValueError, match=f"{name} is 0"):
-        exact_tiling((sizes["height"], sizes["width"]), Budget(sizes["workers"], GIB, COSTS), LAYER)
+        exact_tiling((sizes["height"], sizes["width"]), Budget(sizes["workers"], GIB, COSTS), Recipe(), LAYER)
 
 
 def test_a_picture_that_does_not_fit_is_told_what_would():
     have = GIB
     with pytest.raises(ValueError, match="however they are cut") as caught:
-        exact_tiling((16384, 8192), Budget(2, have, COSTS), LAYER)
+        exact_tiling((16384, 8192), Budget(2, have, COSTS), Recipe(), LAYER)
     message = str(caught.value)
     assert "\n" not in message
     need = re.search(r"need ([\d.,]+) (MiB|GiB)", message)
     size = re.search(r"size of about (\d+)x(\d+) px", message)
     enough = (float(need[1].replace(",", "")) + (1 if need[2] == "MiB" else 0.1)) * (GIB >> (10 * (need[2] == "MiB")))
-    exact_tiling((16384, 8192), Budget(2, int(enough), COSTS), LAYER)
+    exact_tiling((16384, 8192), Budget(2, int(enough), COSTS), Recipe(), LAYER)
     width, height = int(size[1]), int(size[2])
     assert width / height == pytest.approx(0.5, rel=0.01)
-    exact_tiling((int(height * 0.95), int(width * 0.95)), Budget(2, have, COSTS), LAYER)
+    exact_tiling((int(height * 0.95), int(width * 0.95)), Budget(2, have, COSTS), Recipe(), LAYER)
     with pytest.raises(ValueError):
-        exact_tiling((int(height * 1.1), int(width * 1.1)), Budget(2, have, COSTS), LAYER)
+        exact_tiling((int(height * 1.1), int(width * 1.1)), Budget(2, have, COSTS), Recipe(), LAYER)
 
 
 def test_where_not_one_tile_fits_no_size_is_promised():
     with pytest.raises(ValueError, match=r"give more memory$"):
-        exact_tiling((1000, 1000), Budget(4, GIB // 4, COSTS), LAYER)
+        exact_tiling((1000, 1000), Budget(4, GIB // 4, COSTS), Recipe(), LAYER)
 
 
 def test_tiles_that_were_asked_for_and_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"in 1x2 tiles on 2 workers need .* give more tiles"):
-        exact_tiling((4096, 4096), Budget(2, GIB, COSTS), LAYER, (1, 2))
+        exact_tiling((4096, 4096), Budget(2, GIB, COSTS), Recipe(), LAYER, (1, 2))
     with pytest.raises(ValueError, match=r"in 1x2 tiles on 2 workers need .* give more tiles"):
         independent_tiling((4096, 4096), Budget(2, GIB, COSTS), Recipe(), NO_HALO, (1, 2))
 
@@ -217,43 +221,53 @@ def test_an_optimiser_that_remembers_more_leaves_room_for_less():
     assert fewest == sorted(fewest) and fewest[0] < fewest[-1]
 
 
-def test_the_driver_holds_the_optimiser_only_of_an_exact_run():
+def test_the_optimiser_is_shared_out_among_the_workers():
     recipe = Recipe(history=20)
-    independent = replace(recipe, tiling=TilingSpec(mode="independent"))
     assert image_copies(recipe) == 26
-    assert driver_bytes(2000, 1000, recipe) - driver_bytes(1000, 1000, recipe) == 26 * PIXEL * 1_000_000
-    assert driver_bytes(1000, 1000, independent) < driver_bytes(1000, 1000, recipe)
+    assert optimiser_bytes(1000, 1000, recipe) == 26 * PIXEL * 1_000_000
+    assert optimiser_bytes(1000, 1000, replace(recipe, tiling=TilingSpec(mode="independent"))) == 0
+    assert driver_bytes(2000, 1000) - driver_bytes(1000, 1000) < optimiser_bytes(1000, 1000, recipe)
+    cut = cut_in(np.full(8, 900), np.full(8, 500), 4)
+    assert cut.owned == 1000
+    short, long = (exact_bytes(COSTS, cut, 2, Recipe(history=history)) for history in (5, 20))
+    assert long - short == 15 * PIXEL * 1000
+
+
+def test_an_optimiser_that_remembers_more_leaves_less_room_for_graphs():
+    kept = [
+        exact_tiling((4096, 4096), Budget(2, 12 * GIB, COSTS), Recipe(history=history), LAYER, (4, 4)).kept
+        for history in (5, 10, 20)
+    ]
+    assert kept == sorted(kept, reverse=True) and kept[0] > kept[-1]
 
 
 WORKER = """
 import sys
 import numpy as np
-import torch
 import parallel_nst.workers.ray.pool, parallel_nst.files.images
-from parallel_nst.networks.backbones.registry import backbone_entry
-from parallel_nst.networks.backbones.loading import load_weights
-from parallel_nst.painting.exact.tasks import GramSums, ImageGradient, Piece
-from parallel_nst.painting.tiles.geometry import gather, plan_tiles
+from parallel_nst.networks.backbones.loading import build_backbone, load_weights
+from parallel_nst.painting.exact.mode import Exact
+from parallel_nst.painting.mode import Due
+from parallel_nst.painting.planning.scales import Framed, Scale
+from parallel_nst.painting.resolved import resolve
+from parallel_nst.painting.style_targets import measured_style
+from parallel_nst.painting.tiles.geometry import plan_tiles
+from parallel_nst.recipe import Recipe
+from parallel_nst.workers.pool import SerialPool
 from parallel_nst.workers.worker import WorkerSpec
-from parallel_nst.workers.pool import Here, SerialPool, only
 
 height, width, rows, columns, kept = map(int, sys.argv[1:])
-pool = SerialPool(WorkerSpec("cpu", "float32", 1, {"embedded": load_weights("embedded")}))
-layers = backbone_entry("embedded").layers
-pixels = np.random.default_rng(0).random((3, height, width), np.float32)
-tiles = plan_tiles(height, width, (rows, columns), halo=64, align=16)
-run = lambda task: only(pool.map([task]))
-for step in range(3):
-    content = pixels if step == 0 else None
-    for tile in tiles:
-        seen = None if content is None else gather(content, tile.read)
-        piece = Piece("run", tile, (height, width), "embedded", layers, gather(pixels, tile.read), seen)
-        sums = run(GramSums(piece, tile.index < kept))
-    for tile in tiles:
-        again = None if tile.index < kept else gather(pixels, tile.read)
-        run(ImageGradient(Piece("run", tile, (height, width), "embedded", layers, again, None), Here(sums)))
+weights = load_weights("embedded")
+pool = SerialPool(WorkerSpec("cpu", "float32", 1, {"embedded": weights}))
+resolved = resolve(Recipe(history=3), build_backbone("embedded", weights))
+content = Framed(np.random.default_rng(0).random((height - 32, width - 32, 3), np.float32))
+style = measured_style(Framed(np.random.default_rng(1).random((96, 96, 3), np.float32)), resolved, pool)
+tiles = plan_tiles(height, width, (rows, columns), halo=resolved.deepest.margin, align=resolved.deepest.stride)
+mode = Exact(Scale(content, style, 5, tiles, kept), resolved, pool)
+for state in mode.states(mode.start(content.whole), lambda index, progress: None, Due()):
+    pass
 with open("/proc/self/status") as status:
-    print(next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM")) - pixels.nbytes)
+    print(next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM")))
 """
 
 
@@ -272,7 +286,7 @@ def test_a_worker_takes_about_what_was_predicted(memory):
     layers = backbone_entry("embedded").layers
     layer = deepest(backbone, {**layers.style, **layers.content})
     costs = profile(backbone, layers.style, layers.content, torch.float32)
-    tiling = exact_tiling(1024, 1024, 1, memory, costs, layer)
+    tiling = exact_tiling((1024, 1024), Budget(1, memory, costs), Recipe(history=3), layer)
     arguments = (1024, 1024, *tiling.grid, tiling.kept)
     run = subprocess.run([sys.executable, "-c", WORKER, *map(str, arguments)], check=True, capture_output=True)
     assert 0.6 < int(run.stdout) / tiling.bytes < 1.15

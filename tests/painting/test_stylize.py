@@ -11,7 +11,6 @@ from tiny_networks import LAYERS, tiny_backbone, tiny_state
 
 from parallel_nst.files.images import Picture
 from parallel_nst.painting import style_targets as module
-from parallel_nst.painting.exact.mode import CarriedState, resized
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.objective import LocalObjective
 from parallel_nst.painting.gatys.optimizers import make_optimizer
@@ -193,20 +192,6 @@ def test_the_next_scale_begins_with_the_image_and_the_state_of_the_last(optimize
     larger = enlarged(pixels, (40, 60))
     assert larger.shape == (3, 60 + 2 * FRAME, 40 + 2 * FRAME) and larger.dtype == np.float32
     assert enlarged(pixels, (20, 30)) is pixels
-    carried = CarriedState(state, pixels.shape[1:])
-    assert carried.at(pixels.shape[1:]) is state
-    image = torch.from_numpy(larger)[None]
-    step.step(carried.at(larger.shape[1:]), image, 0.4, image.clone())  # fits the new size
-
-
-def test_what_is_resized_overshoots_nothing_and_has_a_mirrored_frame():
-    values = torch.randn(1, 3, 20 + 2 * FRAME, 10 + 2 * FRAME, generator=torch.Generator().manual_seed(0))
-    inner = values[..., FRAME:-FRAME, FRAME:-FRAME]
-    found = resized(values, (33 + 2 * FRAME, 15 + 2 * FRAME))
-    assert found.shape == (1, 3, 33 + 2 * FRAME, 15 + 2 * FRAME)
-    assert found.min() >= inner.min() and found.max() <= inner.max()
-    assert torch.equal(found[..., :FRAME, :], found[..., FRAME : 2 * FRAME, :].flip(-2))
-    torch.testing.assert_close(resized(torch.ones_like(values), found.shape[2:]), torch.ones_like(found))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)

@@ -8,15 +8,12 @@ import pytest
 import torch
 from tiny_networks import LAYERS, tiny_resolved, tiny_state
 
-from parallel_nst.networks.backbones.base import deepest
-from parallel_nst.painting.exact.tasks import GramSums, ImageGradient, Piece
-from parallel_nst.painting.gatys.objective import cotangents
 from parallel_nst.painting.independent.targets import MeasureGrams
 from parallel_nst.painting.independent.tasks import OptimiseTile, PackState, Round
 from parallel_nst.painting.style_targets import MeasureStyle
-from parallel_nst.painting.tiles.geometry import gather, plan_tiles, whole_tile
+from parallel_nst.painting.tiles.geometry import whole_tile
 from parallel_nst.recipe import Recipe
-from parallel_nst.workers.pool import Here, SerialPool, only, run_here
+from parallel_nst.workers.pool import SerialPool, only, run_here
 from parallel_nst.workers.worker import Worker, WorkerSpec
 
 SPEC = WorkerSpec(device="cpu", dtype="float32", threads=1, weights={"embedded": tiny_state()})
@@ -180,84 +177,3 @@ def test_the_grams_of_a_series_are_those_of_its_pixels():
     result = run(tile_task(4, series="one", done=0, until=2))
     for name, gram in grams_of(result.pixels).items():
         torch.testing.assert_close(result.grams[name], gram, rtol=1e-5, atol=1e-6)
-
-
-# The halves of an exact step
-
-
-def pieces(grid=(2, 2), size=(24, 20)):
-    layer = deepest(Worker(SPEC).backbone("embedded"), {**LAYERS.style, **LAYERS.content})
-    image, content = picture(3, *size), picture(2, *size)
-    return [
-        Piece("run", tile, RESOLVED, gather(image, tile.read), gather(content, tile.read))
-        for tile in plan_tiles(*size, grid, halo=layer.margin, align=layer.stride)
-    ]
-
-
-def derivative(sums):
-    return Here(cotangents(sums, measure_style(picture(1)), RESOLVED)[1])
-
-
-@pytest.mark.parametrize("keep", [True, False])
-def test_a_gradient_by_a_kept_graph_is_that_by_one_made_again(keep):
-    worker, piece = Worker(SPEC), pieces()[0]
-    sums = run(GramSums(piece, keep), worker)
-    by = derivative(sums)
-    again = run(ImageGradient(piece, by))
-    light = replace(piece, pixels=None if keep else piece.pixels, content=None)
-    found = run(ImageGradient(light, by), worker)
-    assert np.array_equal(found, again)
-    assert found.shape == piece.pixels.shape and found.dtype == np.float32 and np.abs(found).max() > 0
-
-
-def test_sums_travel_without_their_graph():
-    sums = run(GramSums(pieces()[0], keep=True))
-    assert all(not tensor.requires_grad and tensor.device.type == "cpu" for tensor in sums.tensors)
-    there = pickle.loads(pickle.dumps(sums))
-    assert all(torch.equal(a, b) for a, b in zip(there.tensors, sums.tensors, strict=True))
-
-
-def test_a_worker_that_has_not_met_the_tile_says_so():
-    """It lacks the content for the first half, and the pixels or the content for the second."""
-    piece = pieces()[0]
-    by = derivative(run(GramSums(piece, False)))
-    stranger = Worker(SPEC)
-    assert run(GramSums(replace(piece, content=None), True), stranger) is None
-    assert run(ImageGradient(replace(piece, content=None), by), stranger) is None
-    assert run(ImageGradient(replace(piece, content=None, pixels=None), by), stranger) is None
-    assert run(ImageGradient(piece, by), stranger) is not None
-
-
-def test_a_graph_serves_once():
-    """The second half must not meet a graph of an earlier image."""
-    worker, piece = Worker(SPEC), pieces()[0]
-    by = derivative(run(GramSums(piece, True), worker))
-    light = replace(piece, pixels=None, content=None)
-    assert run(ImageGradient(light, by), worker) is not None
-    assert run(ImageGradient(light, by), worker) is None
-
-
-def test_an_old_graph_gives_way_to_a_newer_image():
-    worker, piece = Worker(SPEC), pieces()[0]
-    by = derivative(run(GramSums(piece, True), worker))
-    newer = replace(piece, pixels=piece.pixels * 0.5, content=None)
-    run(GramSums(newer, False), worker)
-    assert np.array_equal(
-        run(ImageGradient(newer, by), worker), run(ImageGradient(replace(piece, pixels=newer.pixels), by))
-    )
-
-
-def test_a_tile_is_known_by_its_number_and_its_run():
-    worker, (first, second, *_) = Worker(SPEC), pieces()
-    run(GramSums(first, True), worker)
-    assert run(GramSums(replace(second, content=None), True), worker) is None
-    assert run(GramSums(replace(first, content=None), True), worker) is not None
-    assert run(GramSums(replace(first, content=None, run="another"), True), worker) is None
-
-
-def test_of_a_tile_only_its_content_and_its_kept_graph_stay():
-    worker, piece = Worker(SPEC), pieces()[0]
-    by = derivative(run(GramSums(piece, True), worker))
-    assert set(worker.left_by("run")) == {("content", 0), ("graph", 0)}
-    run(ImageGradient(replace(piece, pixels=None, content=None), by), worker)
-    assert set(worker.left_by("run")) == {("content", 0)}

@@ -141,7 +141,7 @@ class GatysStylizer:
 
         def paint(picture: Picture) -> Painted:
             width, height = final_size(picture.size, self.recipe)
-            budget = Budget(1, worker_share(self.memory, height, width, self.recipe, 1), costs)
+            budget = Budget(1, worker_share(self.memory, height, width, 1), costs)
             made = paint_picture(picture, self.style, settled(picture.size, resolved, budget), pool, budget)
             return Painted(made.picture, (f"loss {made.loss:.4f}",))
 

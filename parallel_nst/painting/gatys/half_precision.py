@@ -6,8 +6,9 @@ A chunk of several vectors fits into a core's cache, and nothing as large as the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +29,54 @@ class Vector:
         return wide(self.values) * 2.0**self.exponent
 
 
+class Spread(Protocol):
+    """How a vector is spread: pieces of it lie in this process, the others elsewhere. All that concerns the whole
+    vector is asked here; the processes that share it ask the same things in the same order."""
+
+    def pieces(self, own: int) -> Sequence[slice]:
+        """Where the pieces lie among the `own` elements that this process has."""
+        ...
+
+    def elements(self, own: int) -> int:
+        """How many elements the whole vector has."""
+        ...
+
+    def total(self, parts: Iterable[Tensor]) -> Tensor:
+        """Sum in float64 over all pieces, here and elsewhere, of tensors (n,), one for each piece that is here."""
+        ...
+
+    def largest(self, values: Tensor) -> Tensor:
+        """The largest over all processes, element by element; NaN where one is."""
+        ...
+
+    def agreed(self, values: Tensor) -> Tensor:
+        """What one process, the same for all, has computed, where rounding could differ."""
+        ...
+
+
+class Undivided:
+    """A vector in one piece, here."""
+
+    def pieces(self, own: int) -> Sequence[slice]:
+        return [slice(0, own)]
+
+    def elements(self, own: int) -> int:
+        return own
+
+    def total(self, parts: Iterable[Tensor]) -> Tensor:
+        (only,) = parts
+        return only.double()
+
+    def largest(self, values: Tensor) -> Tensor:
+        return values
+
+    def agreed(self, values: Tensor) -> Tensor:
+        return values
+
+
+UNDIVIDED = Undivided()
+
+
 def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Views of the same few elements of contiguous tensors of one shape, one chunk after another."""
     flat = [tensor.view(-1) for tensor in tensors]
@@ -41,10 +90,10 @@ def wide(values: Tensor) -> Tensor:
     return values.float() if values.dtype == torch.float16 else values
 
 
-def peak(values: Tensor) -> float:
+def peak(values: Tensor, spread: Spread = UNDIVIDED) -> float:
     """Largest magnitude; NaN or infinite if a value is."""
     ends = [torch.stack(torch.aminmax(part)).abs().max() for (part,) in chunks(values)]
-    return float(torch.stack(ends).max())
+    return float(spread.largest(torch.stack(ends).max()))
 
 
 def exponent(largest: float) -> int:
@@ -52,9 +101,9 @@ def exponent(largest: float) -> int:
     return max(-100, math.frexp(largest)[1] - 15) if largest > 0 else 0
 
 
-def stored(values: Tensor, precision: torch.dtype) -> Vector:
+def stored(values: Tensor, precision: torch.dtype, spread: Spread = UNDIVIDED) -> Vector:
     """A contiguous tensor as a vector, in its memory or in half of it."""
-    power = exponent(peak(values))
+    power = exponent(peak(values, spread))
     return Vector(values.mul_(2.0**-power).to(precision), power)
 
 
@@ -66,15 +115,22 @@ def difference(later: Tensor, earlier: Tensor, largest: float, buffer: Tensor) -
     return Vector(buffer, power)
 
 
-def extended(known: Tensor, basis: Sequence[Vector]) -> Tensor:
+def extended(known: Tensor, basis: Sequence[Vector], spread: Spread = UNDIVIDED) -> Tensor:
     """Inner products (n, n) of n vectors, float64, those of the first few being known already."""
     new = basis[len(known) :]
-    values = [vector.values for vector in basis]
-    rows = torch.zeros(len(basis), len(new), dtype=torch.float64, device=values[0].device if values else None)
-    for parts in chunks(*values) if new else ():
-        others = torch.stack([wide(part) for part in parts[len(known) :]])
-        for row, part in zip(rows, parts, strict=True):
-            row += others @ wide(part)
+    if not new:
+        return known
+    values = [vector.values.view(-1) for vector in basis]
+
+    def products(piece: slice) -> Tensor:
+        rows = torch.zeros(len(basis), len(new), dtype=torch.float64, device=values[0].device)
+        for parts in chunks(*(value[piece] for value in values)):
+            others = torch.stack([wide(part) for part in parts[len(known) :]])
+            for row, part in zip(rows, parts, strict=True):
+                row += others @ wide(part)
+        return rows.view(-1)
+
+    rows = spread.total(products(piece) for piece in spread.pieces(values[0].numel())).view(len(basis), len(new))
     powers = torch.tensor([2.0**vector.exponent for vector in basis], dtype=torch.float64)
     right = rows.cpu() * powers[:, None] * powers[len(known) :]
     return torch.cat([torch.cat([known, right[: len(known)].T]), right], dim=1)
@@ -91,7 +147,13 @@ def combine(image: Tensor, basis: Sequence[Vector], coefficients: Tensor, buffer
     return buffer
 
 
-def rms(values: Tensor) -> float:
+def rms(values: Tensor, spread: Spread = UNDIVIDED) -> float:
     """Root mean square over all elements."""
-    norms = [torch.linalg.vector_norm(part, dtype=torch.float64) for (part,) in chunks(values)]
-    return float(torch.stack(norms).norm()) / math.sqrt(values.numel())
+    flat = values.view(-1)
+
+    def square(piece: slice) -> Tensor:
+        norms = [torch.linalg.vector_norm(part, dtype=torch.float64) for (part,) in chunks(flat[piece])]
+        return torch.stack(norms).square().sum()[None]
+
+    total = spread.total(square(piece) for piece in spread.pieces(flat.numel()))
+    return math.sqrt(float(total) / spread.elements(flat.numel()))

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from parallel_nst.painting.gatys.half_precision import (
+    UNDIVIDED,
+    Spread,
     Vector,
     chunks,
     combine,
@@ -46,9 +48,11 @@ class Optimizer(NamedTuple):
     step: Callable[[Any, Tensor, float, Tensor], tuple[Tensor, Any]]
 
 
-def make_optimizer(recipe: Recipe) -> Optimizer:
-    """The optimiser that a recipe names."""
-    return {"lbfgs": lambda: lbfgs(recipe.history), "adam": lambda: adam(recipe.learning_rate)}[recipe.optimizer]()
+def make_optimizer(recipe: Recipe, spread: Spread = UNDIVIDED) -> Optimizer:
+    """The optimiser that a recipe names, for an image that is spread like this."""
+    if recipe.optimizer == "lbfgs":
+        return lbfgs(recipe.history, spread=spread)
+    return adam(recipe.learning_rate, spread=spread)
 
 
 class Point(NamedTuple):
@@ -80,7 +84,7 @@ class LBFGSState:
         return [vector for pair in self.pairs for vector in pair]
 
 
-def lbfgs(history: int, *, half: bool = True) -> Optimizer:
+def lbfgs(history: int, *, half: bool = True, spread: Spread = UNDIVIDED) -> Optimizer:
     """L-BFGS (Liu and Nocedal 1989) without line search, vector-free (Chen, Wang and Zhou, Large-scale L-BFGS using
     MapReduce, 2014): the two-loop recursion runs on coefficients, from inner products alone.
 
@@ -94,20 +98,22 @@ def lbfgs(history: int, *, half: bool = True) -> Optimizer:
 
     def step(state: LBFGSState, image: Tensor, loss: float, gradient: Tensor) -> tuple[Tensor, LBFGSState]:
         point, last = Point(image.contiguous(), gradient.contiguous(), loss), state.accepted
-        finite = math.isfinite(loss) and math.isfinite(peak(point.gradient))
+        finite = math.isfinite(loss) and math.isfinite(peak(point.gradient, spread))
         if last is None:
-            return advance(state, point, torch.empty_like(point.image)) if finite else (image, state)
+            return advance(state, point, torch.empty_like(point.image), spread) if finite else (image, state)
         if not (finite and loss <= last.loss + JUMP * abs(last.loss)):
-            return retreat(state, last, point)
-        precision = torch.float16 if half and image.dtype == torch.float32 else image.dtype
-        return advance(learn(state, last, point, history, precision), point, last.gradient)
+            return retreat(state, last, point, spread)
+        precision = halved(image.dtype) if half else image.dtype
+        return advance(learn(state, last, point, history, precision, spread), point, last.gradient, spread)
 
     return Optimizer(init=lambda image: LBFGSState(), step=step)
 
 
-def learn(state: LBFGSState, last: Point, point: Point, history: int, precision: torch.dtype) -> LBFGSState:
+def learn(
+    state: LBFGSState, last: Point, point: Point, history: int, precision: torch.dtype, spread: Spread
+) -> LBFGSState:
     """Add the pair between two points, if it is curved; with a full history, in the memory of the oldest."""
-    products, (longest, steepest) = survey(last, point)
+    products, (longest, steepest) = survey(last, point, spread)
     if not curved(products):
         return state
     if len(state.pairs) < history:
@@ -119,14 +125,14 @@ def learn(state: LBFGSState, last: Point, point: Point, history: int, precision:
     return replace(state, pairs=(*state.pairs, pair))
 
 
-def advance(state: LBFGSState, point: Point, buffer: Tensor) -> tuple[Tensor, LBFGSState]:
+def advance(state: LBFGSState, point: Point, buffer: Tensor, spread: Spread) -> tuple[Tensor, LBFGSState]:
     """Accept a point and leave it, along the inverse Hessian if there are pairs, no further than LARGEST_STEP.
 
     buffer: memory for the next image.
     """
-    gradient, elements = Vector(point.gradient), point.image.numel()
-    state, products = with_curvature(state, extended(state.products, [*state.vectors, gradient]))
-    move = -inverse_hessian(products)
+    gradient, elements = Vector(point.gradient), spread.elements(point.image.numel())
+    state, products = with_curvature(state, extended(state.products, [*state.vectors, gradient], spread))
+    move = spread.agreed(-inverse_hessian(products))
     if not products[-1] @ move < 0:  # no pairs, pairs that do not lead down, or NaN
         state, products = replace(state, pairs=()), products[-1:, -1:]
         square = float(products) / elements
@@ -137,14 +143,14 @@ def advance(state: LBFGSState, point: Point, buffer: Tensor) -> tuple[Tensor, LB
     return image, LBFGSState(point, pairs=state.pairs, products=products[:-1, :-1].clone())
 
 
-def retreat(state: LBFGSState, last: Point, failed: Point) -> tuple[Tensor, LBFGSState]:
+def retreat(state: LBFGSState, last: Point, failed: Point, spread: Spread) -> tuple[Tensor, LBFGSState]:
     """Back to the accepted point, and a shorter move from there; steepest descent once the pairs have failed.
 
     The next image takes the memory of the failed gradient.
     """
     move, failures = torch.sub(failed.image, last.image, out=failed.gradient).mul_(SHORTEN), state.failures + 1
     if failures == FORGET:
-        torch.mul(last.gradient, -rms(move) / max(rms(last.gradient), 1e-30), out=move)
+        torch.mul(last.gradient, -rms(move, spread) / max(rms(last.gradient, spread), 1e-30), out=move)
         state = LBFGSState(last)
     return move.add_(last.image), replace(state, failures=failures)
 
@@ -197,7 +203,7 @@ class AdamState:
     steps: int = 0
 
 
-def adam(learning_rate: float, decay: tuple[float, float] = (0.9, 0.99)) -> Optimizer:
+def adam(learning_rate: float, decay: tuple[float, float] = (0.9, 0.99), *, spread: Spread = UNDIVIDED) -> Optimizer:
     """Adam (Kingma and Ba 2015, algorithm 1) on pixels in [0, 1], to which each new image is clamped.
 
     learning_rate: step size in units of the pixel range. What is not finite in a gradient is left out.
@@ -205,14 +211,14 @@ def adam(learning_rate: float, decay: tuple[float, float] = (0.9, 0.99)) -> Opti
 
     def init(image: Tensor) -> AdamState:
         square = torch.zeros_like(image, memory_format=torch.contiguous_format)
-        return AdamState(Vector(square.half() if square.dtype == torch.float32 else square.clone()), square)
+        return AdamState(Vector(square.to(halved(square.dtype), copy=True)), square)
 
     def step(state: AdamState, image: Tensor, loss: float, gradient: Tensor) -> tuple[Tensor, AdamState]:
         image, gradient = image.contiguous(), gradient.contiguous()
-        if not math.isfinite(peak(gradient)):
+        if not math.isfinite(peak(gradient, spread)):
             gradient.nan_to_num_(0, 0, 0)
         count, old = state.steps + 1, state.mean.exponent
-        new = exponent(max(peak(gradient), peak(state.mean.values) * 2.0**old))
+        new = exponent(max(peak(gradient, spread), peak(state.mean.values, spread) * 2.0**old))
         rate = learning_rate / (1 - decay[0] ** count)
         for x, g, half, square in chunks(image, gradient, state.mean.values, state.square):
             mean = torch.lerp(wide(half) * 2.0**old, g, 1 - decay[0])
@@ -225,7 +231,13 @@ def adam(learning_rate: float, decay: tuple[float, float] = (0.9, 0.99)) -> Opti
     return Optimizer(init=init, step=step)
 
 
+def halved(precision: torch.dtype) -> torch.dtype:
+    """What vectors are kept in beside an image of this precision."""
+    return torch.float16 if precision == torch.float32 else precision
+
+
 State = LBFGSState | AdamState
+NUMBERS = {"kind", "steps", "exponents", "failures", "loss", "products"}  # in a packed state; all else is image-shaped
 
 
 def carry_state(state: State, loss: float) -> State:
@@ -240,24 +252,38 @@ def carry_state(state: State, loss: float) -> State:
     return replace(state, accepted=state.accepted._replace(loss=loss), failures=0)
 
 
-def resize_state(state: State, resize: Callable[[Tensor], Tensor], ratio: float) -> State:
+def resize_state(
+    numbers: Mapping[str, Tensor],
+    resized: Callable[[str], Tensor],
+    ratio: float,
+    spread: Spread = UNDIVIDED,
+) -> State:
     """The state for another scale. L-BFGS forgets the accepted point: it moves on along the carried inverse Hessian.
 
-    resize: maps (1, 3, H, W) to the new size. ratio: old over new number of pixels; a gradient of means over pixels
-    shrinks by it. Adam's means shrink likewise. Those of L-BFGS do not, so that its moves are `ratio` times as long as
-    if all curvature had been carried: the pairs know nothing of the detail that the finer scale brings. On pictures
-    that ended 3 % lower than moves of full length.
+    numbers: of the packed state. resized: one of its vectors, by name, as stored but for the size and the precision,
+    which is the new image's; they become the state's own.
+    ratio: old over new number of pixels; a gradient of means over pixels shrinks by it. Adam's means shrink likewise.
+    Those of L-BFGS do not, so that its moves are `ratio` times as long as if all curvature had been carried: the pairs
+    know nothing of the detail that the finer scale brings. On pictures that ended 3 % lower than moves of full length.
     """
 
-    def moved(vector: Vector, factor: float) -> Vector:
-        return stored(resize(vector.real()).contiguous().mul_(factor), vector.values.dtype)
+    def moved(name: str, exponent: int, factor: float = 1) -> Vector:
+        values = resized(name)
+        return stored(values.mul_(2.0**exponent * factor), halved(values.dtype), spread)
 
-    if isinstance(state, AdamState):
-        square = resize(state.square).contiguous().clamp_(min=0).mul_(ratio**2)
-        return AdamState(moved(state.mean, ratio), square, state.steps)
-    larger = LBFGSState(pairs=tuple((moved(s, 1), moved(y, 1)) for s, y in state.pairs))
-    larger, products = with_curvature(larger, extended(larger.products, larger.vectors))
+    exponents = numbers["exponents"].tolist()
+    if int(numbers["kind"]) == 1:
+        square = resized("square").clamp_(min=0).mul_(ratio**2)
+        return AdamState(moved("mean", exponents[0], ratio), square, int(numbers["steps"]))
+    pairs = enumerate(zip(exponents[::2], exponents[1::2], strict=True))
+    larger = LBFGSState(pairs=tuple((moved(f"s{i}", s), moved(f"y{i}", y)) for i, (s, y) in pairs))
+    larger, products = with_curvature(larger, extended(larger.products, larger.vectors, spread))
     return replace(larger, products=products)
+
+
+def carried_names(packed: Mapping[str, Tensor]) -> list[str]:
+    """The vectors of a packed state that `resize_state` asks for."""
+    return [name for name in packed if name not in NUMBERS and name not in ("image", "gradient")]
 
 
 def pack(state: State) -> dict[str, Tensor]:
@@ -291,12 +317,18 @@ def unpack(tensors: Mapping[str, Tensor]) -> State:
         raise ValueError(f"no optimiser's state: {error} is missing; start afresh") from None
 
 
-def survey(last: Point, point: Point) -> tuple[Tensor, list[float]]:
+def survey(last: Point, point: Point, spread: Spread) -> tuple[Tensor, list[float]]:
     """Inner products (2, 2) and largest magnitudes of s and y, before they are rounded."""
-    products = torch.zeros(2, 2, dtype=torch.float64, device=point.image.device)
+    ends = [tensor.view(-1) for tensor in (point.image, last.image, point.gradient, last.gradient)]
     peaks = torch.zeros(2, dtype=point.image.dtype, device=point.image.device)
-    for x, x_last, g, g_last in chunks(point.image, last.image, point.gradient, last.gradient):
-        rows = torch.stack([x - x_last, g - g_last])
-        products += rows @ rows.T
-        peaks = torch.maximum(peaks, rows.abs().amax(1))
-    return products.cpu(), peaks.tolist()
+
+    def products(piece: slice) -> Tensor:
+        found = torch.zeros(2, 2, dtype=torch.float64, device=point.image.device)
+        for x, x_last, g, g_last in chunks(*(end[piece] for end in ends)):
+            rows = torch.stack([x - x_last, g - g_last])
+            found += rows @ rows.T
+            torch.maximum(peaks, rows.abs().amax(1), out=peaks)
+        return found.view(-1)
+
+    total = spread.total(products(piece) for piece in spread.pieces(ends[0].numel())).view(2, 2)
+    return total.cpu(), spread.largest(peaks).tolist()

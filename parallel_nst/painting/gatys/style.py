@@ -12,6 +12,7 @@ from torch import Tensor
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.losses import gram_part, moment_sums, wide
 from parallel_nst.painting.gatys.sums import Grams
+from parallel_nst.painting.named_tensors import on_device
 from parallel_nst.painting.tiles.geometry import Tile
 
 
@@ -27,6 +28,10 @@ class StyleTargets:
     grams: Grams
     norms: Mapping[str, float]
     powers: Mapping[str, float]
+
+    def to(self, device: torch.device) -> StyleTargets:
+        """The same on another device."""
+        return replace(self, grams=on_device(self.grams, device))
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import torch
 from parallel_nst.painting.independent.blended import blended
 from parallel_nst.painting.independent.targets import measured_grams, tile_targets
 from parallel_nst.painting.independent.tasks import OptimisedTile, tile_task
-from parallel_nst.painting.mode import Report
-from parallel_nst.painting.planning.scales import Scale, ScaleResult
+from parallel_nst.painting.mode import Due, Report
+from parallel_nst.painting.planning.scales import Scale, ScaleResult, unframed
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import Snapshot
 from parallel_nst.painting.tiles.geometry import gather
@@ -44,7 +44,7 @@ class TilesDone:
         for index, result in self.results.items():
             tile = self.scale.tiles[index]
             gather(image, tile.core)[:] = gather(result.pixels, tile.core.within(tile.read))
-        return image
+        return unframed(image)
 
     def snapshot(self, scale: int) -> Snapshot:
         tiles = {f"tile.{index}": torch.from_numpy(result.pixels) for index, result in self.results.items()}
@@ -68,7 +68,7 @@ class Alone:
         results = {index: OptimisedTile(pixels, snapshot.numbers[str(index)]) for index, pixels in tiles.items()}
         return TilesDone(self.scale, snapshot.tensors["pixels"].numpy(), results)
 
-    def states(self, start: TilesDone, report: Report) -> Iterator[TilesDone]:
+    def states(self, start: TilesDone, report: Report, due: Due) -> Iterator[TilesDone]:
         scale, now = self.scale, start
         del start
         grams = measured_grams(now.pixels, scale, self.resolved, self.pool)

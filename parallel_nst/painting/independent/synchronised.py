@@ -20,9 +20,9 @@ from parallel_nst.painting.gatys.sums import Grams
 from parallel_nst.painting.independent.blended import blended
 from parallel_nst.painting.independent.targets import measured_grams, tile_targets
 from parallel_nst.painting.independent.tasks import PackState, Round, tile_task
-from parallel_nst.painting.mode import Report
+from parallel_nst.painting.mode import Due, Report
 from parallel_nst.painting.named_tensors import prefixed
-from parallel_nst.painting.planning.scales import Scale, ScaleResult
+from parallel_nst.painting.planning.scales import Scale, ScaleResult, unframed
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import Snapshot
 from parallel_nst.workers.pool import Pinned, Pool
@@ -47,7 +47,7 @@ class Exchange:
         return [self.step] * len(self.grams)
 
     def preview(self) -> np.ndarray:
-        return self.pixels.clip(0, 1)
+        return unframed(self.pixels.clip(0, 1))
 
     def snapshot(self, scale: int) -> Snapshot:
         tensors = {"pixels": torch.from_numpy(self.pixels)}
@@ -80,7 +80,7 @@ class Synchronised:
             states=lambda: states,
         )
 
-    def states(self, start: Exchange, report: Report) -> Iterator[Exchange]:
+    def states(self, start: Exchange, report: Report, due: Due) -> Iterator[Exchange]:
         now, states = start, start.states()
         del start
         while now.step < self.scale.steps:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from parallel_nst.errors import BadInput
 from parallel_nst.painting.tiles.geometry import Extent, plan_tiles
+from parallel_nst.painting.tiles.ownership import dealt
 
 Grid = tuple[int, int]  # rows and columns
 SMALLEST_CORE = 128  # px along a side; below it a tile is mostly halo
@@ -20,12 +22,14 @@ EVERY_ROUND = 16  # up to so many tiles a worker each number is tried, above it 
 
 @dataclass(frozen=True)
 class Cut:
-    """What the tiles of each worker read, (per_worker, workers) px with 0 where there is none: tile i is for worker i
-    modulo workers. largest_core, largest_read: px of the largest tile."""
+    """What the tiles of each worker read, (per_worker, workers) px with 0 where there is none: each has consecutive
+    ones (`ownership.dealt`). largest_core, largest_read: px of the largest tile. owned: px of the cores of the worker
+    that has most."""
 
     reads: np.ndarray
     largest_core: int
     largest_read: int
+    owned: int
 
 
 def possible_cuts(
@@ -68,9 +72,21 @@ def cut_of(height: int, width: int, grid: Grid, workers: int, overlap: int, halo
     (core_rows, read_rows), (core_columns, read_columns) = (
         lengths(length, count, overlap, halo, align) for length, count in zip((height, width), grid, strict=True)
     )
-    reads = np.outer(read_rows, read_columns).reshape(-1)
-    largest_core, largest_read = max(core_rows) * max(core_columns), max(read_rows) * max(read_columns)
-    return Cut(shared_out(reads, workers), largest_core, largest_read)
+    reads, cores = (
+        np.outer(rows, columns).reshape(-1) for rows, columns in ((read_rows, read_columns), (core_rows, core_columns))
+    )
+    return cut_in(reads, cores, workers)
+
+
+def cut_in(reads: np.ndarray, cores: np.ndarray, workers: int) -> Cut:
+    """Of tiles that read so many px and have cores of so many."""
+    first = dealt(reads.tolist(), [1.0] * workers)
+    return Cut(
+        reads=shared_out(reads, first, workers),
+        largest_core=int(cores.max()),
+        largest_read=int(reads.max()),
+        owned=int(np.add.reduceat(cores, first[:-1]).max()),
+    )
 
 
 @functools.lru_cache(maxsize=4096)
@@ -80,8 +96,10 @@ def lengths(length: int, count: int, overlap: int, halo: int, align: int) -> tup
     return [tile.core.height for tile in tiles], [tile.read.height for tile in tiles]
 
 
-def shared_out(reads: np.ndarray, workers: int) -> np.ndarray:
-    """(tiles,) -> (tiles of a worker, workers), filled up with 0."""
-    shared = np.zeros((-(-len(reads) // workers), workers), np.int64)
-    shared.reshape(-1)[: len(reads)] = reads
+def shared_out(values: np.ndarray, first: Sequence[int], workers: int) -> np.ndarray:
+    """(tiles,) -> (tiles of a worker, workers), filled up with 0. first: the first tile of each worker that has any,
+    and how many tiles there are."""
+    shared = np.zeros((int(np.diff(first).max()), workers), values.dtype)
+    for worker, (start, end) in enumerate(pairwise(first)):
+        shared[: end - start, worker] = values[start:end]
     return shared

@@ -22,14 +22,15 @@ PICTURES = 6  # float32 copies that a process holds of what it paints: see `imag
 DRIVER = 500e6  # the same of the process that holds the picture, with its files' codecs
 
 
-def exact_bytes(profile: Profile, cut: Cut, kept: int) -> int:
-    """Memory of a worker at its worst moment, with so many graphs kept. Where all are, the last one's tile is the one
-    being computed."""
+def exact_bytes(profile: Profile, cut: Cut, kept: int, recipe: Recipe) -> int:
+    """Memory of a worker at its worst moment, its share of the optimiser among it, with so many graphs kept. Where all
+    are, the last one's tile is the one being computed."""
     others = min(kept, len(cut.reads) - 1) * graph_bytes(profile, cut)
     halo = cut.largest_read - cut.largest_core
     work = profile.fixed + cut.largest_core * profile.peak + halo * profile.halo.peak
     tiles = cut.largest_read * (len(cut.reads) * profile.content + TILE_COPIES * PIXEL)
-    return int(process_bytes(profile) + GRAPH_FACTOR * others + WORK_FACTOR * work + tiles)
+    optimiser = cut.owned * image_copies(recipe) * PIXEL
+    return int(process_bytes(profile) + GRAPH_FACTOR * others + WORK_FACTOR * work + tiles + optimiser)
 
 
 def graph_bytes(profile: Profile, cut: Cut) -> float:
@@ -55,15 +56,19 @@ def image_copies(recipe: Recipe) -> int:
     return PICTURES + (recipe.history if recipe.optimizer == "lbfgs" else 0)
 
 
-def driver_bytes(height: int, width: int, recipe: Recipe) -> int:
-    """Memory of the process that holds a whole picture of this size and, where its tiles are one objective, optimises
-    it."""
-    copies = image_copies(recipe) if recipe.tiling.mode == "exact" else PICTURES
-    return int(DRIVER + copies * PIXEL * height * width)
+def optimiser_bytes(height: int, width: int, recipe: Recipe) -> int:
+    """What the optimisation of a whole picture of this size holds, in all processes; of independent tiles, which come
+    one after the other, nothing is sure."""
+    return image_copies(recipe) * PIXEL * height * width if recipe.tiling.mode == "exact" else 0
 
 
-def worker_share(memory: int, height: int, width: int, recipe: Recipe, workers: int, *, ray: bool = False) -> int:
+def driver_bytes(height: int, width: int) -> int:
+    """Memory of the process that holds a whole picture of this size; who optimises it has its own."""
+    return int(DRIVER + PICTURES * PIXEL * height * width)
+
+
+def worker_share(memory: int, height: int, width: int, workers: int, *, ray: bool = False) -> int:
     """What each of a machine's workers may take of `memory`: an equal part of what the driver leaves, and a local Ray's
     own processes where they are to be counted."""
-    left = memory - driver_bytes(height, width, recipe) - (int(RAY) if ray else 0)
+    left = memory - driver_bytes(height, width) - (int(RAY) if ray else 0)
     return max(0, left) // workers

@@ -21,13 +21,14 @@ from parallel_nst.networks.backbones.squeezenet import SqueezeNet
 from parallel_nst.networks.backbones.vgg import VGG, VGG16_WIDTHS, VGG19_WIDTHS
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.sums import FeatureSums, measure_sums, pull_back
-from parallel_nst.painting.planning.cuts import Cut, shared_out
+from parallel_nst.painting.planning.cuts import cut_in
 from parallel_nst.painting.planning.footprint import PIXEL, PROCESS, driver_bytes, exact_bytes, independent_bytes
 from parallel_nst.painting.planning.profile import Profile, forward_flops, gram_flops
 from parallel_nst.painting.planning.scales import ScalePlan, framed_size
 from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.tiles.geometry import whole_tile
+from parallel_nst.painting.tiles.ownership import Ownership, crossings, deal
 from parallel_nst.recipe import Recipe
 
 SPEED_SIDE = 256  # px of the tile that a speed is measured on
@@ -49,7 +50,7 @@ class ScaleForecast:
     """One scale. width, height: px without the frame; tiles, per_worker, kept: see `planning.Tiling`.
 
     Of one step: flops on all workers; overhead: flops over those of the picture in one piece; moved: bytes of arrays
-    between the driver and its workers; seconds: of the slowest worker and of the optimiser.
+    between processes; seconds: of the slowest worker and of the optimiser.
     """
 
     width: int
@@ -97,14 +98,14 @@ def forecast(plans: Sequence[ScalePlan], resolved: ResolvedRecipe, budget: Budge
         scales=tuple(scale_forecast(plan, resolved, budget, speed) for plan in plans),
         halo=resolved.deepest.margin if recipe.tiling.mode == "exact" else 0,
         worker_bytes=max((tile_bytes(plan, recipe, budget) for plan in tiled), default=0),
-        driver_bytes=driver_bytes(*framed_size(plans[-1].size), recipe) + max(0, int(whole - PROCESS)),
+        driver_bytes=driver_bytes(*framed_size(plans[-1].size)) + max(0, int(whole - PROCESS)),
     )
 
 
 def scale_forecast(plan: ScalePlan, resolved: ResolvedRecipe, budget: Budget, speed: float) -> ScaleForecast:
     """One scale; in one piece it is the driver's work."""
-    flops = tile_flops(plan, budget)
-    loads = shared_out(flops.astype(np.int64), budget.workers)
+    flops, ownership = tile_flops(plan, budget), deal(plan.tiles, [1.0] * budget.workers)
+    loads = np.add.reduceat(flops, ownership.first[:-1])
     core = sum(tile.core.area for tile in plan.tiles)
     largest = max(tile.read.area for tile in plan.tiles)
     return ScaleForecast(
@@ -112,13 +113,14 @@ def scale_forecast(plan: ScalePlan, resolved: ResolvedRecipe, budget: Budget, sp
         height=plan.size[1],
         steps=plan.steps,
         tiles=len(plan.tiles),
-        per_worker=len(loads),
+        per_worker=max(ownership.counts),
         kept=plan.kept if plan.exact else 0,
         flops=float(flops.sum()),
         overhead=float(flops.sum()) / (2 * core * budget.profile.flops),
         moved=moved(plan, resolved, budget.workers),
-        seconds=float(loads.sum(0).max()) / speed
-        + optimiser_seconds(resolved.recipe) * (core if plan.exact else len(loads) * largest),
+        seconds=float(loads.max()) / speed
+        + optimiser_seconds(resolved.recipe)
+        * (core / ownership.ranks if plan.exact else max(ownership.counts) * largest),
     )
 
 
@@ -128,36 +130,46 @@ def tile_flops(plan: ScalePlan, budget: Budget) -> np.ndarray:
     cores, reads = (np.array([getattr(tile, name).area for tile in plan.tiles]) for name in ("core", "read"))
     if not plan.exact:
         return np.asarray(2 * reads * profile.flops)
-    passes = np.where(np.arange(len(reads)) // budget.workers < plan.kept, 2, 3)
+    counts = deal(plan.tiles, [1.0] * budget.workers).counts
+    passes = np.where(np.concatenate([np.arange(count) for count in counts]) < plan.kept, 2, 3)
     return np.asarray(passes * (cores * profile.flops + (reads - cores) * profile.halo.flops))
 
 
 def tile_bytes(plan: ScalePlan, recipe: Recipe, budget: Budget) -> int:
     """Memory of a worker for its tiles of a scale."""
-    reads = [tile.read.area for tile in plan.tiles]
+    cores, reads = (np.array([getattr(tile, name).area for tile in plan.tiles]) for name in ("core", "read"))
     if not plan.exact:
-        return independent_bytes(budget.profile, max(reads), recipe)
-    cut = Cut(shared_out(np.array(reads), budget.workers), max(tile.core.area for tile in plan.tiles), max(reads))
-    return exact_bytes(budget.profile, cut, plan.kept)
+        return independent_bytes(budget.profile, int(reads.max()), recipe)
+    return exact_bytes(budget.profile, cut_in(reads, cores, budget.workers), plan.kept, recipe)
 
 
 def moved(plan: ScalePlan, resolved: ResolvedRecipe, workers: int) -> int:
-    """Bytes of arrays that go between the driver and its workers in a step.
+    """Bytes of arrays that go between processes in a step.
 
-    Exact: pixels down and Gram sums up; the derivatives by those down, in float64 and once for each worker, and pixels
-    again where no graph was kept; gradients up. Independent: content, pixels and targets down, the result up, once a
-    round; a step's share of that.
+    Exact, from worker to worker: the pixels of halos and the gradients by them; of the sums of each tile what another
+    worker adds up, and the sums of these, in float64, to all. Independent, between the driver and its workers: content,
+    pixels and targets down, the result up, once a round; a step's share of that.
     """
     if len(plan.tiles) == 1:
         return 0
     reads = np.array([tile.read.area for tile in plan.tiles])
     grams, every = sum((count + 1) ** 2 for count in resolved.channels.values()), resolved.recipe.tiling.sync_every
     if plan.exact:
-        again = reads[np.arange(len(reads)) // workers >= plan.kept].sum()
-        sums = 4 * grams * len(reads) + 8 * grams * min(workers, len(reads))
-        return int(PIXEL * (2 * reads.sum() + again) + sums)
+        ownership = deal(plan.tiles, [1.0] * workers)
+        others = 1 - 1 / ownership.ranks
+        return int(2 * PIXEL * lent(ownership) + grams * (4 * len(reads) + 8 * ownership.ranks) * others)
     rounds = -(-plan.steps // every) if every else 1
     return int(rounds * (3 * PIXEL * reads.sum() + 8 * grams * len(reads)) / plan.steps)
+
+
+def lent(ownership: Ownership) -> int:
+    """Px of other workers' cores that tiles read."""
+    return sum(
+        crossing.rect.area
+        for rank in range(ownership.ranks)
+        for crossing in crossings(ownership.of(rank), ownership.tiles)
+        if ownership.owner(crossing.core) != rank
+    )
 
 
 def optimiser_seconds(recipe: Recipe) -> float:

@@ -133,7 +133,7 @@ def cut(size: Size, resolved: ResolvedRecipe, budget: Budget, *, finest: bool) -
         grid = independent_tiling(painted, budget, resolved.recipe, layer, grid).grid
         halo = context(layer)
         return plan_tiles(height, width, grid, overlap=tiling.overlap, halo=halo, align=layer.stride), False, 0
-    chosen = exact_tiling(painted, budget, layer, grid)
+    chosen = exact_tiling(painted, budget, resolved.recipe, layer, grid)
     return plan_tiles(height, width, chosen.grid, halo=layer.margin, align=layer.stride), True, chosen.kept
 
 

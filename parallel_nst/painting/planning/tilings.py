@@ -54,23 +54,23 @@ class Tiling:
     overhead: float
 
 
-def exact_tiling(size: Extent, budget: Budget, layer: Layer, grid: Grid | None = None) -> Tiling:
+def exact_tiling(size: Extent, budget: Budget, recipe: Recipe, layer: Layer, grid: Grid | None = None) -> Tiling:
     """The cut for exact tiling on which the slowest worker has least to do and every worker stays within its memory.
 
-    layer: what the halo must cover (`ResolvedRecipe.deepest`). grid: take this cut; only the number of graphs to keep
-    is left to choose. BadInput, in one line, where nothing fits.
+    recipe: of the optimiser. layer: what the halo must cover (`ResolvedRecipe.deepest`). grid: take this cut; only the
+    number of graphs to keep is left to choose. BadInput, in one line, where nothing fits.
     """
     profile, memory = budget.profile, budget.memory
     cuts = possible_cuts(size, budget.workers, grid, halo=layer.margin, align=layer.stride)
-    needs = {one: exact_bytes(profile, cut, 0) for one, cut in cuts.items()}
+    needs = {one: exact_bytes(profile, cut, 0, recipe) for one, cut in cuts.items()}
     if (need := min(needs.values())) > memory:
-        largest = None if grid else largest_picture(size, budget, layer)
+        largest = None if grid else largest_picture(size, budget, recipe, layer)
         more = f", more workers, or a size of about {largest[1]}x{largest[0]} px" if largest else ""
         raise BadInput(too_little(size, budget, need, grid) + more)
     tilings = []
     for one in (one for one, bytes_needed in needs.items() if bytes_needed <= memory):
-        kept = most_kept(cuts[one], memory, profile)
-        tilings.append(tiling_of(math.prod(size), one, cuts[one], kept, exact_bytes(profile, cuts[one], kept)))
+        kept = most_kept(cuts[one], memory, profile, recipe)
+        tilings.append(tiling_of(math.prod(size), one, cuts[one], kept, exact_bytes(profile, cuts[one], kept, recipe)))
     return min(tilings, key=lambda tiling: (tiling.slowest, tiling.tiles))
 
 
@@ -84,7 +84,7 @@ def too_little(size: Extent, budget: Budget, need: int, grid: Grid | None) -> st
     )
 
 
-def largest_picture(size: Extent, budget: Budget, layer: Layer) -> Extent | None:
+def largest_picture(size: Extent, budget: Budget, recipe: Recipe, layer: Layer) -> Extent | None:
     """Height and width, in the same ratio, of about the largest picture that fits, found by halving; None where hardly
     any does. What grows with the picture is the content features that a worker holds of all its tiles."""
     fits, fails = 0.0, 1.0
@@ -92,18 +92,18 @@ def largest_picture(size: Extent, budget: Budget, layer: Layer) -> Extent | None
         ratio = (fits + fails) / 2
         smaller = max(1, int(size[0] * ratio)), max(1, int(size[1] * ratio))
         cuts = possible_cuts(smaller, budget.workers, None, halo=layer.margin, align=layer.stride)
-        if min(exact_bytes(budget.profile, cut, 0) for cut in cuts.values()) <= budget.memory:
+        if min(exact_bytes(budget.profile, cut, 0, recipe) for cut in cuts.values()) <= budget.memory:
             fits = ratio
         else:
             fails = ratio
     return (int(size[0] * fits), int(size[1] * fits)) if fits else None
 
 
-def most_kept(cut: Cut, memory: int, profile: Profile) -> int:
+def most_kept(cut: Cut, memory: int, profile: Profile, recipe: Recipe) -> int:
     """The most graphs with which a worker stays within its memory, if it does with none."""
-    if exact_bytes(profile, cut, len(cut.reads)) <= memory:
+    if exact_bytes(profile, cut, len(cut.reads), recipe) <= memory:
         return len(cut.reads)
-    spare = memory - exact_bytes(profile, cut, 0)
+    spare = memory - exact_bytes(profile, cut, 0, recipe)
     return min(len(cut.reads) - 1, int(spare / (GRAPH_FACTOR * graph_bytes(profile, cut))))
 
 

@@ -46,6 +46,12 @@ class Rect:
         """The same rectangle in the coordinates of `outer`."""
         return Rect(self.top - outer.top, self.left - outer.left, self.bottom - outer.top, self.right - outer.left)
 
+    def common(self, other: Rect) -> Rect | None:
+        """What two rectangles share; None for nothing."""
+        top, left = max(self.top, other.top), max(self.left, other.left)
+        bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
+        return Rect(top, left, bottom, right) if top < bottom and left < right else None
+
     def moved(self, by: int) -> Rect:
         """The same rectangle `by` px further down and right."""
         return Rect(self.top + by, self.left + by, self.bottom + by, self.right + by)

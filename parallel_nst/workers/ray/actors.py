@@ -9,9 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from parallel_nst.workers.pool import Handed, RankWork
+from parallel_nst.workers.ranks.processes import ProcessCommunicator
+from parallel_nst.workers.ray.interface import choose_interface
 from parallel_nst.workers.worker import Progress, Task, Worker, WorkerSpec
 
+SIGNS = "signs"  # the concurrency group that answers while a task runs
+GROUP_SECONDS = 1800.0  # after which a rank takes another one that says nothing for lost; a hung one is found sooner
 PROGRESS_SECONDS = 0.2  # least time between two messages of a worker
 REPLACE_SECONDS = 30.0  # after which the tasks of a place wait no longer for an actor to come up in it
 
@@ -23,18 +29,55 @@ class TaskFinished:
     result: Any
 
 
+@dataclass(frozen=True)
+class Announced:
+    """What the next message is, or the last one was."""
+
+    label: Any
+
+
 class RayWorker:
     """`Worker` as an actor."""
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._worker = Worker(spec)
+        self._store: TCPStore | None = None
 
     def ready(self) -> int:
         """Process id, once the constructor has run."""
         return os.getpid()
 
+    @ray.method(concurrency_group=SIGNS)
+    def sign_of_life(self) -> None:
+        """Answers even while something runs."""
+
+    def open_store(self) -> tuple[str, int]:
+        """A place where the ranks of a new group can meet: host and port."""
+        choose_interface()
+        self._store = TCPStore(ray.util.get_node_ip_address(), 0, is_master=True, wait_for_workers=False)
+        return self._store.host, self._store.port
+
+    def work_as_rank(
+        self, work: RankWork, rank: int, size: int, meeting: tuple[str, int]
+    ) -> Generator[Any, None, None]:
+        """Do a rank's work and stream what it tells, then its result. What it hands out is a message of its own between
+        two that announce it, so that it can be kept without being read."""
+        choose_interface()
+        self._worker.set_threads(self._worker.spec.threads)
+        store = TCPStore(*meeting, is_master=False)
+        ranks = ProcessCommunicator(store, rank, size, self._worker.device, GROUP_SECONDS)
+        try:
+            with self._worker.memory_errors():
+                events = work.run(self._worker, ranks)
+                del work
+                result = yield from messages_of(events, first=rank == 0)
+            yield TaskFinished(result)
+        finally:
+            ranks.close()
+
     def run(self, task: Task) -> Generator[Progress | TaskFinished, None, None]:
         """Stream the task's progress, not too often, then its result."""
+        self._worker.set_threads(self._worker.spec.threads)  # of the thread that this runs in
         events = self._worker.run(task)
         sent = 0.0
         while True:
@@ -46,6 +89,21 @@ class RayWorker:
             if event.step == event.steps or time.monotonic() - sent > PROGRESS_SECONDS:
                 sent = time.monotonic()
                 yield event
+
+
+def messages_of(events: Generator[Any, None, Any], *, first: bool) -> Generator[Any, None, Any]:
+    """What a rank tells as messages; its result. first: whether it is the first rank, whose progress is that of all."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return end.value
+        if isinstance(event, Handed):
+            yield Announced(event.label)
+            yield event.value
+            yield Announced(event.label)
+        elif first or not isinstance(event, Progress):
+            yield event
 
 
 @dataclass(frozen=True)

@@ -14,28 +14,35 @@ from typing import Any
 
 import ray
 from ray.exceptions import (
-    ActorUnavailableError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
     RayError,
     RayTaskError,
 )
 
 from parallel_nst.errors import ClusterUnavailable, OutOfMemory, WorkerLost
 from parallel_nst.workers.crew import Crew
-from parallel_nst.workers.pool import Failed, OnProgress, Pinned, Pool, Shared, run_here
-from parallel_nst.workers.ray.actors import Job, RayWorker, Slot, TaskFinished, hand_out, in_one_place
-from parallel_nst.workers.ray.cluster import RayCluster, first_line, last_line
+from parallel_nst.workers.pool import (
+    Events,
+    Failed,
+    OnProgress,
+    Pinned,
+    Pool,
+    RanksLost,
+    RankWork,
+    Shared,
+    rank_here,
+    run_here,
+)
+from parallel_nst.workers.ranks.communicator import Alone
+from parallel_nst.workers.ray.actors import SIGNS, Job, RayWorker, Slot, TaskFinished, hand_out, in_one_place
+from parallel_nst.workers.ray.cluster import RayCluster, last_line
+from parallel_nst.workers.ray.rank_run import WAIT_SECONDS, RankRun
+from parallel_nst.workers.ray.reasons import LOST, reason_of
 from parallel_nst.workers.ray.shared_values import RayShared, payload
-from parallel_nst.workers.worker import SMALLER, Progress, Task, Worker, WorkerSpec, out_of_memory
+from parallel_nst.workers.worker import SMALLER, Progress, Task, Worker, WorkerSpec
 
 MAX_TRIES = 3  # of one task, over workers that died; of starting a worker in one place
 IN_FLIGHT = 2  # pinned tasks of a worker: the pixels of the next travel while it computes
 START_SECONDS = 120.0  # within which the first worker must be there
-WAIT_SECONDS = 0.2  # of one call of Ray, in which Ctrl-C is not heard
-LOST = (RayActorError, ActorUnavailableError, OutOfMemoryError, NodeDiedError, ObjectLostError)
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ class RayPool(Pool):
         self.crew = crew
         self.waited = 0.0
         self.moved = 0
+        self.mortal = True
         self._cluster, self._notify = cluster, notify
         self._here = Worker(here) if here else None
         self._cores = here.threads if here else 0
@@ -91,6 +99,45 @@ class RayPool(Pool):
         jobs = [Job(index, pinned.task, pinned.pin) for index, pinned in enumerate(tasks)]
         return self._run(jobs, IN_FLIGHT, on_progress)
 
+    def muster(self, ranks: int) -> int:
+        """As `Pool.muster`; RuntimeError when no worker comes up."""
+        ranks = min(ranks, self.size)
+        if ranks == 1 and self._here:
+            return 1
+        self._hire()
+        began = time.monotonic()
+        while (up := sum(slot.up for slot in self._slots)) < ranks:
+            starting = [slot.starting for slot in self._slots if slot.starting]
+            late = all(slot.up or slot.given_up for slot in self._slots)
+            if up and (late or not starting):
+                break
+            if not up:
+                self._check_start()
+            for reference in ray.wait(starting, timeout=WAIT_SECONDS)[0] if starting else ():
+                self._arrived(reference)
+        self.waited += time.monotonic() - began
+        return min(up, ranks)
+
+    def together(self, works: Sequence[RankWork]) -> Events:
+        """As `Pool.together`; a single work is done in this process, if a worker is here."""
+        if len(works) == 1 and self._here:
+            events = rank_here(self._here, works[0], Alone(), self.share)
+            while True:
+                self._hire_early()
+                try:
+                    yield next(events)
+                except StopIteration as end:
+                    return [end.value]
+        self.moved += sum(payload(work) for work in works)
+        slots = [slot for slot in self._slots if slot.up][: len(works)]
+        run = RankRun(slots, works, self.spec.device)
+        del works
+        try:
+            return (yield from run.events())
+        except RanksLost as lost:
+            self._notify(f"{lost}; all go on from what they have kept last")
+            raise
+
     def share(self, value: Any) -> Shared:
         """As `Pool.share`; the value stays here until the first task that carries it is sent."""
         return RayShared(value, self._count)
@@ -103,8 +150,9 @@ class RayPool(Pool):
     ) -> Iterator[tuple[int, Any]]:
         """Results of all jobs, of which at most `depth` are with each actor at a time."""
         if self._here and not self._out and in_one_place(jobs):
+            self._hire_early()
             for job in jobs:
-                self._here.set_threads(self._threads_here())
+                self._here.set_threads(self._cores)
                 yield job.index, run_here(self._here, job.index, job.task, on_progress)
             return
         self._out = any(job.pin is not None for job in jobs)
@@ -131,14 +179,11 @@ class RayPool(Pool):
         finally:
             self._dismiss()
 
-    def _threads_here(self) -> int:
-        """All cores, or all but one while Ray and the workers are starting: threads wait for each other at every
-        layer, and would wait for Ray's processes too. Workers are called as soon as Ray is up, so that they are there
-        when the first tiles are."""
+    def _hire_early(self) -> None:
+        """Call the actors, if Ray is up, before there is anything for them to do, so that they are there when there
+        is."""
         if not self._cluster.starting:
             self._hire()
-        missing = self._cluster.starting or any(slot.starting for slot in self._slots)
-        return max(1, self._cores - bool(missing))
 
     def _hire(self) -> None:
         """Call an actor for every slot without one, and note which are up."""
@@ -243,13 +288,6 @@ class RayPool(Pool):
         self._cluster.close()
 
 
-def reason_of(error: Exception, device: str) -> WorkerLost | OutOfMemory:
-    """What a worker died of, in one line."""
-    if isinstance(error, OutOfMemoryError):
-        return OutOfMemory(f"a worker was stopped by Ray: {out_of_memory(device)}")
-    return WorkerLost(f"a worker was lost ({first_line(error).rstrip('.')})")
-
-
 def whats_next(job: Job, keep_going: bool) -> str:
     """What becomes of the job that a lost worker was at."""
     if job.tries <= MAX_TRIES:
@@ -269,5 +307,6 @@ def actor_maker(spec: WorkerSpec) -> Callable[[], Any]:
     reference = ray.put(spec)
     gpus = 1 if spec.device == "cuda" else 0
     cpus = 0 if gpus else spec.threads
-    actor = ray.remote(RayWorker).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0)
+    actor: Any = ray.remote(concurrency_groups={SIGNS: 1})(RayWorker)  # type: ignore[call-overload]
+    actor = actor.options(num_cpus=cpus, num_gpus=gpus, max_restarts=0)
     return lambda: actor.remote(reference)

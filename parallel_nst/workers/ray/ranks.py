@@ -28,7 +28,6 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING", "0")
 
-import psutil  # type: ignore[import-untyped]
 import ray
 import ray.train
 import torch
@@ -41,6 +40,7 @@ from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.ranks.group import place_in_group
 from parallel_nst.workers.ranks.place import CPU, Place
 from parallel_nst.workers.ray.cluster import RayCluster, first_line, last_line
+from parallel_nst.workers.ray.interface import choose_interface
 from parallel_nst.workers.ray.messages import Began, Line, Mailbox, Message, News, RankFailed, RankFinished, Teller
 from parallel_nst.workers.worker import keep_memory, lacks_memory, out_of_memory
 
@@ -263,12 +263,3 @@ class GroupConfig(TorchConfig):
     @property
     def backend_cls(self) -> type[Backend]:
         return Backend
-
-
-def choose_interface() -> None:
-    """Let gloo use the network that Ray uses. By itself it takes the one of the machine's name, which on many machines
-    is 127.0.0.1, where no other machine can reach it."""
-    address = ray.util.get_node_ip_address()
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(known.address == address for known in addresses):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)

@@ -1,0 +1,137 @@
+"""Ranks in Ray actors: one piece of work for each, done at once, and what becomes of it when one dies or hangs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayTaskError
+
+from parallel_nst.workers.pool import Events, Handed, RanksLost, RankWork
+from parallel_nst.workers.ranks.communicator import PeerLost
+from parallel_nst.workers.ray.actors import Announced, Slot, TaskFinished
+from parallel_nst.workers.ray.cluster import first_line
+from parallel_nst.workers.ray.reasons import LOST, reason_of
+from parallel_nst.workers.ray.shared_values import Received
+
+WAIT_SECONDS = 0.2  # of one call of Ray, in which Ctrl-C is not heard
+MEET_SECONDS = 60.0  # within which the first rank must have opened a store
+SIGN_SECONDS = 3.0  # between two signs of life that a rank is asked for
+HUNG_SECONDS = 30.0  # without a sign of life, after which a rank counts as dead
+GRACE_SECONDS = 15.0  # within which the others must have noticed
+
+
+@dataclass(eq=False)
+class Rank:
+    """One of the ranks. stream: of its messages, None once it has ended. announced: what the next of them is, where it
+    is to be kept and not to be read; held: that message. sign: an unanswered question for a sign of life; asked: when.
+    """
+
+    number: int
+    slot: Slot
+    stream: Any
+    asked: float
+    announced: Any = None
+    held: Any = None
+    sign: Any = None
+
+
+class RankRun:
+    """Works done by the actors of as many slots. An actor that is lost is dismissed; the pool fills its slot again."""
+
+    def __init__(self, slots: Sequence[Slot], works: Sequence[RankWork], device: str) -> None:
+        self._device = device
+        self._results: dict[int, Any] = {}
+        self._reason: str | None = None  # why a rank was lost
+        self._error: BaseException | None = None  # of the work itself
+        self._failed = float("inf")  # when the first of these happened
+        self._ranks: list[Rank] = []
+        try:
+            meeting = ray.get(slots[0].actor.open_store.remote(), timeout=MEET_SECONDS)
+        except (*LOST, GetTimeoutError) as error:
+            slots[0].dismiss()
+            raise RanksLost(f"the first worker did not answer ({first_line(error)})") from None
+        for number, (slot, work) in enumerate(zip(slots, works, strict=True)):
+            stream = slot.actor.work_as_rank.remote(work, number, len(works), meeting)
+            self._ranks.append(Rank(number, slot, stream, time.monotonic()))
+
+    def events(self) -> Events:
+        """What they tell, until all have ended; then their results. RanksLost when one is lost; an error of the work is
+        raised as it is."""
+        try:
+            while any(rank.stream for rank in self._ranks):
+                streams = {rank.stream: rank for rank in self._ranks if rank.stream}
+                ready, _ = ray.wait(list(streams), timeout=WAIT_SECONDS, fetch_local=False)
+                for stream in ready:
+                    yield from self._read(streams[stream])
+                self._look_after()
+        finally:
+            for rank in self._ranks:
+                if rank.stream:
+                    rank.slot.dismiss()
+        if self._error is not None:
+            raise self._error
+        if self._reason is not None:
+            raise RanksLost(self._reason)
+        return [self._results[number] for number in range(len(self._ranks))]
+
+    def _read(self, rank: Rank) -> Iterator[tuple[int, Any]]:
+        """The next message of a rank, if it is one for the caller."""
+        try:
+            reference = next(rank.stream)
+            if rank.announced and rank.held is None:
+                rank.held = reference
+                return
+            message = ray.get(reference)
+        except StopIteration:
+            rank.stream = None
+        except RayTaskError as error:
+            rank.stream = None
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            if isinstance(cause, PeerLost):
+                self._fail(reason=str(cause))
+            else:
+                self._fail(error=cause)
+        except LOST as error:
+            self._lose(rank, str(reason_of(error, self._device)))
+        else:
+            yield from self._heard(rank, message)
+
+    def _heard(self, rank: Rank, message: Any) -> Iterator[tuple[int, Any]]:
+        if isinstance(message, TaskFinished):
+            self._results[rank.number] = message.result
+        elif isinstance(message, Announced) and rank.held is None:
+            rank.announced = message
+        elif isinstance(message, Announced):  # said once more: what was announced has arrived
+            handed, rank.held, rank.announced = Received(rank.held), None, None
+            yield rank.number, Handed(message.label, handed)
+        else:
+            yield rank.number, message
+
+    def _look_after(self) -> None:
+        """Ask each rank for a sign of life, and give up those that have had time enough: to give one or, after another
+        was lost, to end."""
+        now = time.monotonic()
+        for rank in [rank for rank in self._ranks if rank.stream]:
+            if rank.sign is not None and ray.wait([rank.sign], timeout=0)[0]:
+                rank.sign = None  # perhaps an error, which its stream will tell, too
+            if rank.sign is None and now - rank.asked > SIGN_SECONDS:
+                rank.sign, rank.asked = rank.slot.actor.sign_of_life.remote(), now
+            elif rank.sign is not None and now - rank.asked > HUNG_SECONDS:
+                self._lose(rank, f"a worker gave no sign of life for {HUNG_SECONDS:.0f} s")
+            if rank.stream and now - self._failed > GRACE_SECONDS:
+                self._lose(rank, "")
+
+    def _lose(self, rank: Rank, reason: str) -> None:
+        rank.stream = None
+        rank.slot.dismiss()
+        self._fail(reason=reason)
+
+    def _fail(self, reason: str | None = None, error: BaseException | None = None) -> None:
+        """Take note of the first of each; that a peer was lost says less than how."""
+        self._reason = self._reason or reason
+        self._error = self._error or error
+        self._failed = min(self._failed, time.monotonic())
