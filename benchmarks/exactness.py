@@ -11,16 +11,19 @@ from dataclasses import dataclass, replace
 
 import page
 import scene as scenes
+import torch
 from scene import Grid, Scene, Size
 from torch import Tensor
 
 from parallel_nst.files.images import Picture
-from parallel_nst.painting.gatys.minimise import Iteration, Objective, minimise
+from parallel_nst.painting.exact.mode import Exact
+from parallel_nst.painting.gatys.minimise import Iteration, Objective, finish, minimise
 from parallel_nst.painting.gatys.optimizers import make_optimizer
+from parallel_nst.painting.mode import Due
 from parallel_nst.painting.stylize import stylize
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers.opening import open_pool, usable_cores
-from parallel_nst.workers.pool import SerialPool
+from parallel_nst.workers.pool import Pool, SerialPool
 
 STEPS = 3
 NOISE = 0.1  # so that no two neighbours are equal, where max pooling would leave the choice to rounding
@@ -46,25 +49,32 @@ CASES = (
 QUICK = (Case("embedded", (133, 101), ((1, 2),)), Case("squeezenet", (101, 87), ((2, 1),)))
 
 
-def evaluated(scene: Scene, objective: Objective) -> tuple[Tensor, Tensor]:
-    """The gradient at the noisy content, and the image after a few steps from there."""
+def painted(scene: Scene, objective: Objective) -> Tensor:
+    """What comes of a few steps from the noisy content."""
     image, optimizer = scene.image(NOISE), make_optimizer(scene.recipe)
-    _, gradient = objective.value_and_gradient(image)
     *_, last = minimise(objective, Iteration.start(image, optimizer.init(image)), optimizer, STEPS)
-    return gradient, last.image
+    return finish(objective, last).image
+
+
+def painted_on(scene: Scene, pool: Pool, grid: Grid) -> Tensor:
+    """The same in tiles on a pool."""
+    mode = Exact(replace(scene.scale(grid), steps=STEPS), scene.resolved, pool)
+    *_, last = mode.states(mode.start(scene.image(NOISE)[0].numpy()), lambda index, progress: None, Due())
+    return torch.from_numpy(mode.result(last).pixels)[None]
 
 
 def compared(case: Case, content: Picture, style: Picture) -> list[list[object]]:
     """Rows of the table, one for every cut and number of workers, each with its errors as its last three."""
     recipe = Recipe(backbone=case.backbone, dtype="float64")
     scene = scenes.scene(content, style, case.size, recipe, scenes.weights(case.backbone))
-    own_gradient, own_image = evaluated(scene, scene.whole())
+    whole, noisy = scene.whole(), scene.image(NOISE)
+    (_, own_gradient), own_image = whole.value_and_gradient(noisy), painted(scene, whole)
     rows = []
     with open_pool(recipe, workers=2, weights=scene.state) as ray:
         for grid, pool in itertools.product(case.grids, (SerialPool(scene.spec(usable_cores())), ray)):
             if pool is ray and ray.size == 1:
                 continue
-            gradient, image = evaluated(scene, scene.tiled(pool, grid))
+            (_, gradient), image = scene.tiled(grid).value_and_gradient(noisy), painted_on(scene, pool, grid)
             wrong = gradient - own_gradient
             errors = wrong.norm() / own_gradient.norm(), wrong.abs().max() / own_gradient.abs().max()
             size, cut = f"{case.size[0]}x{case.size[1]}", f"{grid[0]}x{grid[1]}"

@@ -19,7 +19,7 @@ from parallel_nst.painting.gatys.objective import cotangents
 from parallel_nst.painting.gatys.sums import FeatureSums, measure_sums, pull_back
 from parallel_nst.painting.tiles.geometry import Tile, gather, plan_tiles, scatter_add
 from parallel_nst.recipe import Recipe
-from parallel_nst.workers.opening import open_pool, usable_cores
+from parallel_nst.workers.opening import usable_cores
 
 BLOCK, MARGIN = 512, 256
 SIZE = (1536, 1024)
@@ -70,23 +70,21 @@ def main() -> None:
         scenes.scene(*pictures, size, Recipe(backbone="vgg19", dtype=dtype), state) for dtype in ("auto", "float32")
     )
     image, cores = native.image(0.05), usable_cores()
-    pool = open_pool(native.recipe, workers=2, weights=state)
-    tiled, whole, plain = native.tiled(pool, (1, 2)), native.whole(), full.whole()
+    tiled, whole, plain = native.tiled((1, 2)), native.whole(), full.whole()
     blocks = Blocks(full, block, margin)
     wide = f"1 process x {cores} threads"
     ways = {
         f"2 exact tiles, {native.dtype}": (
-            f"{pool.size} workers x {pool.crew.threads} threads",
+            wide,
             lambda: tiled.value_and_gradient(image)[1],
         ),
         f"one piece, {native.dtype}": (wide, lambda: whole.value_and_gradient(image)[1]),
         "one piece, float32": (wide, lambda: plain.value_and_gradient(image)[1]),
         f"blocks of {block} px with {margin} px around, float32": (wide, lambda: blocks.gradient(image)),
     }
-    with pool:
-        timed = {name: scenes.with_threads(cores, run) for name, (_, run) in ways.items()}
-        seconds = scenes.in_turn(timed, repeats)
-        gradients = {name: run() for name, (_, run) in ways.items()}
+    timed = {name: scenes.with_threads(cores, run) for name, (_, run) in ways.items()}
+    seconds = scenes.in_turn(timed, repeats)
+    gradients = {name: run() for name, (_, run) in ways.items()}
     megapixels = size[0] * size[1] / 1e6
     first, exact = next(iter(seconds.values())), gradients["one piece, float32"]
     flops = scenes.counted_flops(lambda: plain.value_and_gradient(image))

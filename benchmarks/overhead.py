@@ -7,23 +7,19 @@ would print.
 from __future__ import annotations
 
 import statistics
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import page
 import scene as scenes
-import torch
 from scene import Grid, Scene
 
-from parallel_nst.painting.gatys.minimise import Iteration, Objective, minimise
-from parallel_nst.painting.gatys.optimizers import make_optimizer
 from parallel_nst.painting.planning.forecast import ScaleForecast, scale_forecast
 from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.opening import open_pool, usable_cores
-from parallel_nst.workers.pool import SerialPool
+from parallel_nst.workers.pool import Pool, SerialPool
 
 GRIDS: tuple[Grid, ...] = ((1, 2), (2, 2), (3, 3))
 WHOLE = "one piece"
@@ -32,25 +28,17 @@ POOLS = (PROCESSES, THREADS) = ("processes of Ray", "threads of this process")
 
 @dataclass
 class Run:
-    """An optimisation that goes on block after block. blocks: the median seconds of a step of each."""
+    """An optimisation that is begun again with every block. blocks: the median seconds of a step of each."""
 
     scene: Scene
-    objective: Objective
+    pool: Pool
+    grid: Grid
+    kept: int
     blocks: list[float] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        image = self.scene.image()
-        self._iteration = Iteration.start(image, make_optimizer(self.scene.recipe).init(image))
-
     def block(self, steps: int) -> None:
-        """So many steps more."""
-        torch.set_num_threads(usable_cores())
-        optimizer, seconds, began = make_optimizer(self.scene.recipe), [], time.perf_counter()
-        for iteration in minimise(self.objective, self._iteration, optimizer, self._iteration.step + steps):
-            self._iteration = iteration
-            seconds.append(time.perf_counter() - began)
-            began = time.perf_counter()
-        self.blocks.append(statistics.median(seconds))
+        """So many steps."""
+        self.blocks.append(statistics.median(self.scene.step_seconds(self.pool, self.grid, steps, self.kept)))
 
 
 def predicted(scene: Scene, grid: Grid, kept: int, workers: int) -> ScaleForecast:
@@ -64,7 +52,7 @@ def predicted(scene: Scene, grid: Grid, kept: int, workers: int) -> ScaleForecas
 def counted(scene: Scene, grid: Grid, kept: bool) -> int:
     """FLOP of a gradient in tiles, all in this process."""
     tiles = grid[0] * grid[1]
-    objective = scene.tiled(SerialPool(scene.spec(usable_cores())), grid, tiles if kept else 0)
+    objective = scene.tiled(grid, tiles if kept else 0)
     objective.value(scene.image())  # the content's features, once a scale
     return scenes.counted_flops(lambda: objective.value_and_gradient(scene.image()))
 
@@ -84,10 +72,9 @@ def main() -> None:
     pools = {name: open_pool(scene.recipe, workers=2, weights=state, in_process=name == THREADS) for name in POOLS}
     crew = pools[THREADS].crew
     cuts = [(name, grid, kept) for name in POOLS for grid in GRIDS for kept in (True, False)]
-    runs = {WHOLE: Run(scene, scene.whole())}
+    runs = {WHOLE: Run(scene, SerialPool(scene.spec(usable_cores())), (1, 1), 1)}
     for name, grid, kept in cuts:
-        objective = scene.tiled(pools[name], grid, grid[0] * grid[1] if kept else 0)
-        runs[f"{name} {grid} {kept}"] = Run(scene, objective)
+        runs[f"{name} {grid} {kept}"] = Run(scene, pools[name], grid, grid[0] * grid[1] if kept else 0)
     try:
         for _ in range(blocks + 1):
             for name, run in runs.items():

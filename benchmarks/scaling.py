@@ -1,16 +1,17 @@
 """How many steps a second do 1 and 2 workers make, does a small model know why, and what does it expect of 256?
 
-The model adds up, for one step: the arithmetic of the worker that has most, at its measured speed; the bytes that go
-through the driver, at their measured rate; a latency for every task; and what the driver does alone, for every step,
-tile and px. Nothing is taken to overlap.
+The model adds up, for one step: the arithmetic of the worker that has most, at its measured speed; the bytes that a
+worker sends, at their measured rate; latencies of messages and gatherings; and the optimiser's time for the px that a
+worker owns. Nothing is taken to overlap.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,132 +19,123 @@ import numpy as np
 import page
 import scene as scenes
 import torch
-from parallel_nst.painting.exact.hub import TiledObjective
 from scene import Scene
 
-from parallel_nst.painting.gatys.minimise import Iteration, minimise
-from parallel_nst.painting.gatys.objective import cotangents
-from parallel_nst.painting.gatys.optimizers import make_optimizer, resize_state
-from parallel_nst.painting.planning.forecast import measured_speed, moved, seconds_of, tile_flops
+from parallel_nst.painting.gatys.optimizers import make_optimizer
+from parallel_nst.painting.planning.forecast import measured_speed, moved, tile_flops
 from parallel_nst.painting.planning.memory import parse_memory
 from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.scales import FRAME, ScalePlan
-from parallel_nst.painting.planning.tilings import Budget, exact_tiling
-from parallel_nst.painting.tiles.geometry import plan_tiles, scatter_add
+from parallel_nst.painting.planning.tilings import Budget, Tiling, exact_tiling
+from parallel_nst.painting.tiles.geometry import plan_tiles
+from parallel_nst.painting.tiles.ownership import deal
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.opening import usable_cores
-from parallel_nst.workers.pool import Pinned
+from parallel_nst.workers.pool import Pool
+from parallel_nst.workers.ranks.communicator import Communicator
 from parallel_nst.workers.ray.cluster import RayCluster
 from parallel_nst.workers.ray.pool import RayPool
-from parallel_nst.workers.worker import Progress, Worker
+from parallel_nst.workers.worker import Worker
 
-LARGE, SMALL = 3 << 20, 3  # numbers in the arrays that are sent to and fro to measure a rate and a latency
-TASKS, REPEATS = 20, 5
-NETWORK = 10e9 / 8  # bytes a second, for workers on other machines
+LARGE, SMALL = 3 << 20, 3  # numbers that ranks send each other to measure a rate and a latency
+TALKS, REPEATS = 20, 5
+NETWORK = 10e9 / 8  # bytes a second of each worker, for workers on other machines
 CREWS = tuple(2**i for i in range(9))
+GATHERINGS = 8  # of a step: losses, sums, inner products and what else all ranks must know
 
 
 @dataclass(frozen=True)
-class Echo:
-    """A task that sends its array back."""
+class Talk:
+    """A rank's work: seconds in which all send so many numbers to the next rank, and in which all hear a few of all."""
 
-    pixels: np.ndarray
+    numbers: int
 
-    def run(self, worker: Worker) -> Generator[Progress, None, np.ndarray]:
-        return self.pixels
+    def run(self, worker: Worker, ranks: Communicator) -> Generator[Any, None, tuple[float, float]]:
+        following, before = (ranks.rank + 1) % ranks.size, (ranks.rank - 1) % ranks.size
+        values, few = torch.zeros(self.numbers), torch.zeros(SMALL)
+        sent, heard = [], []
+        for _ in range(TALKS):
+            began = time.perf_counter()
+            ranks.exchange({following: values}, {before: torch.empty_like(values)})
+            between = time.perf_counter()
+            ranks.gather(few)
+            sent.append(between - began)
+            heard.append(time.perf_counter() - between)
+        return statistics.median(sent), statistics.median(heard)
         yield
 
 
 @dataclass(frozen=True)
 class Costs:
-    """speed: FLOP a second of a worker. rate: bytes a second through the driver. The others are seconds: of a task of
-    nothing when many are sent, and of the driver for each step, tile, px that tiles read and px of the picture."""
+    """speed: FLOP a second of a worker. rate: bytes a second that a worker sends. Seconds: `message` of an exchange of
+    next to nothing, `gather` of a gathering of two ranks, and of the optimiser for each px."""
 
     speed: float
     rate: float
-    task: float
-    step: float
-    tile: float
-    read: float
+    message: float
+    gather: float
     pixel: float
 
     def seconds(self, scene: Scene, plan: ScalePlan, budget: Budget) -> float:
-        """Of one step of a picture cut like this."""
-        flops, tiles, workers = tile_flops(plan, budget), plan.tiles, budget.workers
-        slowest = max(flops[worker::workers].sum() for worker in range(workers))
-        sent = moved(plan, scene.resolved, workers) / self.rate
-        px, read = sum(tile.core.area for tile in tiles), sum(tile.read.area for tile in tiles)
-        alone = self.step + len(tiles) * (self.tile + 2 * self.task) + read * self.read + px * self.pixel
-        return float(slowest / self.speed + sent + alone)
+        """Of one step of a picture cut like this. A gathering takes as many rounds as it takes to double one rank to
+        all of them."""
+        ownership = deal(plan.tiles, [1.0] * budget.workers)
+        flops = np.add.reduceat(tile_flops(plan, budget), ownership.first[:-1])
+        px = max(sum(tile.core.area for tile in ownership.of(rank)) for rank in range(ownership.ranks))
+        alone = float(flops.max()) / self.speed + px * self.pixel
+        if ownership.ranks == 1:
+            return alone
+        sent = moved(plan, scene.resolved, budget.workers) / ownership.ranks / self.rate
+        rounds = math.ceil(math.log2(ownership.ranks))
+        return alone + sent + 3 * self.message + GATHERINGS * rounds * self.gather
 
 
-def median(run: Callable[[], object]) -> float:
-    """Seconds."""
-    return statistics.median(seconds_of(run) for _ in range(REPEATS))
-
-
-def echoed(pool: RayPool, numbers: int) -> float:
-    """Seconds of one of many tasks that send so many numbers to one worker and back."""
-    tasks = [Pinned(0, Echo(np.zeros(numbers, np.float32))) for _ in range(TASKS)]
-    return median(lambda: list(pool.map_pinned(tasks))) / TASKS
-
-
-def charged(scene: Scene) -> tuple[Any, float]:
-    """An optimiser's state with its history full, from steps on a quadratic form, and the median seconds of a step."""
+def charged(scene: Scene) -> float:
+    """Median seconds of an optimiser's step with its history full, on a quadratic form."""
     image, optimizer, seconds = scene.image(), make_optimizer(scene.recipe), []
     curvature, state = torch.rand(image.shape) + 0.1, optimizer.init(image)
     for number in range(scene.recipe.history + REPEATS):
         gradient, began = curvature * (image - 0.5), time.perf_counter()
         image, state = optimizer.step(state, image, 1 / (number + 1), gradient)
         seconds.append(time.perf_counter() - began)
-    carried = resize_state(state, lambda values: values, 1.0)  # as from another scale: the pairs alone
-    return carried, statistics.median(seconds[-REPEATS:])
+    return statistics.median(seconds[-REPEATS:])
 
 
-def measured_costs(scene: Scene, pool: RayPool) -> Costs:
-    """On this machine, one after the other."""
-    echoed(pool, LARGE)  # to warm up
-    task, loaded = echoed(pool, SMALL), echoed(pool, LARGE)
-    image = scene.image()
-    sums = scene.whole().sums(image).to("cpu", torch.float64)
-    image, tile = image[0].numpy(), scene.scale((1, 1)).tiles[0]
-    total, pixels = np.zeros_like(image), tile.core.area
+def talked(pool: Pool, numbers: int) -> tuple[float, float]:
+    """Seconds of an exchange of so many numbers between two workers, and of a gathering."""
+    pool.muster(2)
+    events = pool.together([Talk(numbers), Talk(numbers)])
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            return tuple(end.value[0])
+
+
+def measured_costs(scene: Scene, pool: Pool) -> Costs:
+    """On this machine, one after the other. pool: of two workers."""
+    talked(pool, LARGE)  # to warm up
+    (message, gather), (loaded, _) = talked(pool, SMALL), talked(pool, LARGE)
     return Costs(
         speed=measured_speed(scene.reader, 1),
-        rate=2 * 4 * LARGE / max(loaded - task, 1e-9),
-        task=task,
-        step=median(lambda: cotangents(sums, scene.style, scene.resolved)),
-        tile=median(lambda: sums + sums.to("cpu", torch.float32).to("cpu", torch.float64)),
-        read=median(lambda: scatter_add(total, tile.read, image)) / pixels,
-        pixel=charged(scene)[1] / pixels,
+        rate=4 * LARGE / max(loaded - message, 1e-9),
+        message=message,
+        gather=gather,
+        pixel=charged(scene) / scene.scale((1, 1)).tiles[0].core.area,
     )
 
 
-def planned(scene: Scene, side: int, budget: Budget) -> ScalePlan:
+def tiled(scene: Scene, side: int, budget: Budget) -> Tiling:
     """How a square picture is cut for these workers. ValueError when it does not fit their memory."""
-    layer, size = scene.layer, (side - 2 * FRAME, side - 2 * FRAME)
-    tiling = exact_tiling((side, side), budget, layer)
+    return exact_tiling((side, side), budget, scene.recipe, scene.layer)
+
+
+def planned(scene: Scene, side: int, budget: Budget) -> ScalePlan:
+    """The same as a plan."""
+    layer, size, tiling = scene.layer, (side - 2 * FRAME, side - 2 * FRAME), tiled(scene, side, budget)
     tiles = plan_tiles(side, side, tiling.grid, halo=layer.margin, align=layer.stride)
     return ScalePlan(size, size, 1, tiles, True, tiling.kept)
-
-
-class Run:
-    """An optimisation on a pool that goes on block after block."""
-
-    def __init__(self, scene: Scene, pool: RayPool, plan: ScalePlan) -> None:
-        self._optimizer = make_optimizer(scene.recipe)
-        self._objective = TiledObjective(
-            replace(scene.scale((1, 1), plan.kept), tiles=plan.tiles), scene.resolved, pool
-        )
-        self._iteration = Iteration.start(scene.image(), charged(scene)[0])
-
-    def block(self, steps: int) -> float:
-        """So many steps; seconds of one."""
-        began = time.perf_counter()
-        for iteration in minimise(self._objective, self._iteration, self._optimizer, self._iteration.step + steps):
-            self._iteration = iteration
-        return (time.perf_counter() - began) / steps
 
 
 def expected(costs: Costs, scene: Scene, side: int, budget: Budget) -> str:
@@ -177,15 +169,15 @@ def main() -> None:
     torch.set_num_threads(usable_cores())
     rows: list[list[object]] = []
     try:
-        costs = measured_costs(first, pools[1])
+        costs = measured_costs(first, pools[2])
         print(costs, flush=True)
         for side, scene in all_scenes.items():
             seconds: dict[int, list[float]] = defaultdict(list)
             plans = {workers: planned(scene, side, Budget(workers, memory, costs_of_px)) for workers in pools}
-            runs = {workers: Run(scene, pool, plans[workers]) for workers, pool in pools.items()}
             for block in range(blocks + 1):
-                for workers, run in runs.items():
-                    taken = run.block(options.steps)
+                for workers, pool in pools.items():
+                    cut = tiled(scene, side, Budget(workers, memory, costs_of_px))
+                    taken = statistics.median(scene.step_seconds(pool, cut.grid, options.steps, cut.kept))
                     print(side, workers, f"{taken:.3f} s a step", flush=True)
                     if block:
                         seconds[workers].append(taken)
@@ -213,12 +205,11 @@ def main() -> None:
         "to greatest).",
         page.table(["px", "workers", "tiles", "steps a second", "model", "model's s off by", "speed-up"], rows),
         f"What the model was told, measured by itself: a worker {values['speed'] / 1e9:.0f} GFLOP/s on a tile of 256 "
-        f"px with the machine to itself; {values['rate'] / 1e9:.2f} GB/s to a worker and back; "
-        f"{values['task'] * 1e3:.2f} ms a task; of the driver {values['step'] * 1e3:.2f} ms a step, "
-        f"{values['tile'] * 1e3:.2f} ms a tile, {values['read'] * 1e9:.1f} ns for "
-        f"each px that tiles read and {values['pixel'] * 1e9:.0f} ns for each px of the picture.",
-        "Not measured but expected, by the same model: seconds a step with workers at this machine's rate / with all "
-        "bytes through one network link of 10 Gbit/s at the driver, and the number of tiles.",
+        f"px with the machine to itself; {values['rate'] / 1e9:.2f} GB/s from worker to worker; "
+        f"{values['message'] * 1e3:.2f} ms a message, {values['gather'] * 1e3:.2f} ms a gathering of two, of which a "
+        f"step has {GATHERINGS}; of the optimiser {values['pixel'] * 1e9:.0f} ns for each px that a worker owns.",
+        "Not measured but expected, by the same model: seconds a step with workers at this machine's rate / with each "
+        "worker at a network of 10 Gbit/s, and the number of tiles.",
         page.table(
             ["workers", *(f"{side}x{side} px" for side in far)],
             [[crew, *(expected(costs, first, side, budgets[crew]) for side in far)] for crew in crews],

@@ -6,9 +6,11 @@ Sizes are (width, height) in px with the frame that is painted around a picture,
 from __future__ import annotations
 
 import argparse
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +27,22 @@ from parallel_nst.networks.backbones.resnet import ResNet
 from parallel_nst.networks.backbones.squeezenet import SqueezeNet
 from parallel_nst.networks.backbones.vgg import VGG, VGG16_WIDTHS, VGG19_WIDTHS
 from parallel_nst.networks.weights.states import State
+from parallel_nst.painting.exact.mode import Exact
+from parallel_nst.painting.exact.objective import Measure, RankObjective
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.objective import LocalObjective
 from parallel_nst.painting.gatys.style import StyleTargets
+from parallel_nst.painting.mode import Due
 from parallel_nst.painting.planning.forecast import seconds_of
 from parallel_nst.painting.planning.scales import FRAME, Framed, Scale, ScalePlan, framed
 from parallel_nst.painting.resolved import ResolvedRecipe, resolve
 from parallel_nst.painting.style_targets import measured_style
-from parallel_nst.painting.tiles.geometry import plan_tiles, whole_tile
+from parallel_nst.painting.tiles.geometry import gather, plan_tiles, whole_tile
+from parallel_nst.painting.tiles.ownership import deal
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.opening import resolved_dtype
 from parallel_nst.workers.pool import Pool, SerialPool
+from parallel_nst.workers.ranks.communicator import Alone
 from parallel_nst.workers.worker import WorkerSpec
 
 SHAPES: Mapping[str, Callable[[], nn.Module]] = {
@@ -107,9 +114,18 @@ class Scene:
         height, width = (length - 2 * FRAME for length in self.content.size)
         return ScalePlan((width, height), (width, height), 1, list(self.scale(grid).tiles), True, kept)
 
-    def tiled(self, pool: Pool, grid: Grid, kept: int = 1) -> TiledObjective:
-        """The objective in tiles on a pool."""
-        return TiledObjective(self.scale(grid, kept), self.resolved, pool)
+    def tiled(self, grid: Grid, kept: int = 1) -> InTiles:
+        """The objective in tiles, in this process."""
+        return InTiles(self, grid, kept)
+
+    def step_seconds(self, pool: Pool, grid: Grid, steps: int, kept: int = 1) -> list[float]:
+        """Seconds of so many steps in tiles on a pool, after one to warm up."""
+        times: list[float] = []
+        mode = Exact(replace(self.scale(grid, kept), steps=steps + 1), self.resolved, pool)
+        start = mode.start(self.image()[0].numpy())
+        for _ in mode.states(start, lambda index, progress: times.append(time.perf_counter()), Due()):
+            pass
+        return [later - earlier for earlier, later in pairwise(times)]
 
     def whole(self) -> LocalObjective:
         """The objective in one piece, in this process."""
@@ -121,6 +137,37 @@ class Scene:
         image = torch.from_numpy(self.content.whole)[None]
         image = image.double() if self.dtype == "float64" else image
         return image + noise * torch.randn(image.shape, generator=torch.Generator().manual_seed(0), dtype=image.dtype)
+
+
+class InTiles:
+    """The loss of an image (1, 3, H, W) and its gradient, found tile by tile in this process."""
+
+    def __init__(self, scene: Scene, grid: Grid, kept: int) -> None:
+        tiles = scene.scale(grid).tiles
+        self._ownership = deal(tiles, [1.0])
+        self._shard = self._ownership.shard(0)
+        content = {
+            tile.index: scene.reader.read_content(torch.tensor(scene.content.read(tile.read))[None].to(scene.image()))
+            for tile in tiles
+        }
+        measure = Measure(scene.reader, scene.resolved, scene.style, content)
+        self._objective = RankObjective(self._ownership, Alone(), measure, kept)
+
+    def value(self, image: Tensor) -> float:
+        return self._objective.value(self._flat(image))
+
+    def value_and_gradient(self, image: Tensor) -> tuple[float, Tensor]:
+        loss, flat = self._objective.value_and_gradient(self._flat(image))
+        gradient = torch.empty_like(image)
+        for index, core in self._shard.cores.items():
+            gather(gradient[0], core).copy_(self._shard.core(flat, index))
+        return loss, gradient
+
+    def _flat(self, image: Tensor) -> Tensor:
+        flat = image.new_zeros(self._shard.elements)
+        for index, core in self._shard.cores.items():
+            self._shard.core(flat, index).copy_(gather(image[0], core))
+        return flat
 
 
 def scene(content: Picture, style: Picture, size: Size, recipe: Recipe, state: State) -> Scene:

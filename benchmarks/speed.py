@@ -22,14 +22,15 @@ from torch import Tensor
 
 from parallel_nst.files.images import Picture, fit
 from parallel_nst.networks.backbones.loading import build_backbone
-from parallel_nst.painting.exact.mode import CarriedState
+from parallel_nst.painting.exact.parts import Resampling
 from parallel_nst.painting.gatys.losses import gram_part
 from parallel_nst.painting.gatys.minimise import Iteration, Objective, minimise
-from parallel_nst.painting.gatys.optimizers import make_optimizer
+from parallel_nst.painting.gatys.optimizers import State, make_optimizer, pack, resize_state
 from parallel_nst.painting.planning.scales import FRAME
 from parallel_nst.painting.stylize import enlarged
+from parallel_nst.painting.tiles.geometry import Extent, Rect
 from parallel_nst.recipe import Recipe, scale_sizes, scale_steps
-from parallel_nst.workers.opening import open_pool, usable_cores
+from parallel_nst.workers.opening import usable_cores
 
 TUTORIAL = "tutorials' way"
 HISTORY = 20  # pairs, for a run of a hundred steps; torch.optim.LBFGS keeps 100
@@ -110,8 +111,15 @@ def coarse_first(coarse: list[Scene], scene: Scene, objective: Objective) -> Ite
         *_, last = minimise(one.whole(), start, optimizer, count)
         height, width = larger.content.size
         image = torch.from_numpy(enlarged(last.image[0].numpy(), (width - 2 * FRAME, height - 2 * FRAME)))[None]
-        start = Iteration.start(image, CarriedState(last.state, one.content.size).at(larger.content.size))
+        start = Iteration.start(image, carried(last.state, one.content.size, larger.content.size))
     return single(scene, objective, start)
+
+
+def carried(state: State, old: Extent, new: Extent) -> State:
+    """What an optimiser has learnt over a framed picture of the old size, for the new one."""
+    packed, resampling = pack(state), Resampling.of_framed(old, new)
+    ratio = resampling.old[0] * resampling.old[1] / (resampling.new[0] * resampling.new[1])
+    return resize_state(packed, lambda name: resampling.of(packed[name][0].numpy(), Rect(0, 0, *new))[None], ratio)
 
 
 def traced(make: Callable[[], Iterable[Iteration]], goal: float, most: int) -> Trace:
@@ -137,26 +145,21 @@ def reached(judge: Tutorial, trace: Trace, goal: float) -> tuple[float, int]:
 def race(scene: Scene, coarse: list[Scene], options: argparse.Namespace) -> tuple[float, Seconds, dict[str, int]]:
     """The target, seconds of every way, and its steps."""
     judge, objective = Tutorial(scene), scene.whole()
-    pool = open_pool(scene.recipe, workers=2, weights=scene.state)
-    tiled = scene.tiled(pool, (1, 2))
     ways: dict[str, Callable[[], Iterable[Iteration]]] = {
         "one scale": lambda: single(scene, objective),
         "coarse scales first": lambda: coarse_first(coarse, scene, objective),
-        f"one scale, 2 exact tiles, {pool.size} workers": lambda: single(scene, tiled),
     }
     seconds, steps = defaultdict(list), {TUTORIAL: options.evaluations}
-    with pool:
-        for one in (objective, tiled):  # workers start, kernels are chosen
-            one.value_and_gradient(scene.image())
-        for _ in range(options.repeats):
-            torch.set_num_threads(usable_cores())
-            taken, goal = judge.run(scene.image(), options.evaluations)
-            seconds[TUTORIAL].append(taken)
-            print(f"{TUTORIAL}: {taken:.1f} s, loss {goal:.5f}", flush=True)
-            for name, way in ways.items():
-                taken, steps[name] = reached(judge, traced(way, goal, 2 * options.evaluations), goal)
-                seconds[name].append(taken)
-                print(f"{name}: {taken:.1f} s, {steps[name]} steps", flush=True)
+    objective.value_and_gradient(scene.image())  # kernels are chosen
+    for _ in range(options.repeats):
+        torch.set_num_threads(usable_cores())
+        taken, goal = judge.run(scene.image(), options.evaluations)
+        seconds[TUTORIAL].append(taken)
+        print(f"{TUTORIAL}: {taken:.1f} s, loss {goal:.5f}", flush=True)
+        for name, way in ways.items():
+            taken, steps[name] = reached(judge, traced(way, goal, 2 * options.evaluations), goal)
+            seconds[name].append(taken)
+            print(f"{name}: {taken:.1f} s, {steps[name]} steps", flush=True)
     return goal, seconds, steps
 
 
