@@ -1,9 +1,10 @@
 """How good are the pictures, by figures that no recipe optimises?
 
 For every pair of a photograph and a painting and every recipe, the first at its own content weight and the others at
-several times theirs: how far the picture is from its painting in colour (sliced Wasserstein distance) and in texture (statistics of a pyramid of Gabor filters), and how
-much of the photograph it keeps (structural similarity of luminance edges). The losses of VGG19 and SqueezeNet, where
-their weights are given, stand beside them, marked as what recipes know.
+several times theirs: how far the picture is from its painting in colour (sliced Wasserstein distance) and in texture
+(statistics of a pyramid of Gabor filters), and how much of the photograph it keeps (structural similarity of luminance
+edges). The losses of VGG19 and SqueezeNet, where their weights are given, stand beside them, marked as what recipes
+know.
 
 More likeness costs style. So recipes are compared at the likeness of the first: along the content weights, the
 logarithm of a distance is interpolated over likeness, and the median ratio over pairs is given with its bootstrap
