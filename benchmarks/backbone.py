@@ -8,6 +8,7 @@ can be compared whatever heads they were trained with. Cost: arithmetic, paramet
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import page
@@ -18,35 +19,57 @@ from torch import Tensor
 from parallel_nst.networks.backbones.base import Backbone
 from parallel_nst.networks.backbones.embedded import Embedded
 from parallel_nst.networks.backbones.loading import build_backbone
-from parallel_nst.networks.backbones.squeezenet import SqueezeNet
 from parallel_nst.networks.weights.states import read_state
 from parallel_nst.training.distill import Distiller, DistillSettings, batches, load_photos, split
 
 RIDGE = 1e-3  # of the features' mean square
 
 
+@dataclass(frozen=True)
+class Moments:
+    """What a least squares fit of `y` by `x` needs, summed over positions."""
+
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+    y: Tensor
+    count: int
+
+    def __add__(self, other: Moments) -> Moments:
+        sums = (getattr(self, field.name) + getattr(other, field.name) for field in fields(self))
+        return Moments(*sums)
+
+
 def positions(features: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N H W, C), with a column of ones."""
-    rows = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
-    return torch.cat([rows, torch.ones(len(rows), 1)], 1).double()
+    """(N, C, H, W) -> (N H W, C)."""
+    return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1]).double()
+
+
+def moments(features: Tensor, wanted: Tensor) -> Moments:
+    """Of a student's features, with a column of ones, and a teacher's."""
+    x, y = torch.nn.functional.pad(positions(features), (0, 1), value=1.0), positions(wanted)
+    return Moments(x.T @ x, x.T @ y, y.square().sum(0), y.sum(0), len(x))
 
 
 @torch.no_grad()
-def unexplained(backbone: Backbone, model: Distiller, train: list[Tensor], test: list[Tensor]) -> list[float]:
-    """Mean over teacher channels of the residual variance, for each tap."""
-    left = []
-    for tap, target in model.taps:
-        xx, xy, x_test, y_test = 0.0, 0.0, [], []
-        for crops, fit in [(c, True) for c in train] + [(c, False) for c in test]:
-            x, y = positions(backbone(crops, [tap])[tap]), positions(model.teach(crops)[target])[:, :-1]
-            if fit:
-                xx, xy = xx + x.T @ x, xy + x.T @ y
-            else:
-                x_test.append(x), y_test.append(y)
-        head = torch.linalg.solve(xx + RIDGE * xx.diagonal().mean() * torch.eye(len(xx)), xy)
-        x, y = torch.cat(x_test), torch.cat(y_test)
-        left.append(float(((y - x @ head).square().mean(0) / y.var(0).clamp_min(1e-6)).mean()))
-    return left
+def measured(backbone: Backbone, model: Distiller, crops: list[Tensor]) -> dict[str, Moments]:
+    """Over all crops, by tap."""
+    sums: dict[str, Moments] = {}
+    for batch in crops:
+        features, wanted = backbone(batch, [tap for tap, _ in model.taps]), model.teach(batch)
+        for tap, target in model.taps:
+            here = moments(features[tap], wanted[target])
+            sums[tap] = sums[tap] + here if tap in sums else here
+    return sums
+
+
+def unexplained(train: Moments, test: Moments) -> float:
+    """Mean over teacher channels of the residual variance of the head that fits `train` best."""
+    ridge = RIDGE * train.xx.diagonal().mean() * torch.eye(len(train.xx))
+    head = torch.linalg.solve(train.xx + ridge, train.xy)
+    left = test.yy - 2 * (head * test.xy).sum(0) + (head * (test.xx @ head)).sum(0)
+    variance = test.yy - test.y.square() / test.count
+    return float((left / variance.clamp_min(1e-6)).mean())
 
 
 def arithmetic(backbone: Embedded) -> float:
@@ -67,19 +90,16 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--weights", type=Path, nargs="+", required=True)
     arguments = parser.parse_args()
-    settings = DistillSettings()
-    teacher = SqueezeNet()
-    state = read_state(arguments.teacher)
-    teacher.load_state_dict({key: value for key, value in state.items() if key.startswith("features.")})
-    model = Distiller(settings, teacher.requires_grad_(False))
-    training, held_out = split(load_photos(arguments.photos), settings)
-    streams = batches(training, settings, 0), batches(held_out, settings, 1)
-    train, test = ([stream.at(step)["images"] for step in range(n)] for stream, n in zip(streams, (12, 6), strict=True))
+    settings = replace(DistillSettings(), recoloured=0.0, noisy=0.0)
+    model = Distiller(settings, build_backbone(settings.teacher, read_state(arguments.teacher)))
+    streams = (batches(photos, settings, 1) for photos in split(load_photos(arguments.photos), settings))
+    train, test = ([stream.at(step)["images"] for step in range(n)] for stream, n in zip(streams, (10, 6), strict=True))
     rows, histories = [], []
     for path in arguments.weights:
         backbone = build_backbone("embedded", read_state(path))
         assert isinstance(backbone, Embedded)
-        errors = unexplained(backbone, model, train, test)
+        fitted, held_out = (measured(backbone, model, crops) for crops in (train, test))
+        errors = [unexplained(fitted[tap], held_out[tap]) for tap, _ in model.taps]
         parameters = sum(p.numel() for p in backbone.parameters())
         cost = f"{arithmetic(backbone):.3f}", f"{parameters / 1e6:.2f}", f"{path.stat().st_size / 1e6:.1f}"
         rows.append([path.stem, *(f"{error:.2f}" for error in errors), *cost])
@@ -92,8 +112,8 @@ def main() -> None:
             )
     header = ["weights", *(f"{tap} to {target}" for tap, target in settings.taps), "MFLOP/px", "M parameters", "MB"]
     parts = [
-        "Share of the variance of SqueezeNet's features, each channel standardised, that the best 1x1 head on a tap "
-        "leaves unexplained, on held-out photographs: 0 is perfect, 1 knows nothing.",
+        f"Share of the variance of {settings.teacher}'s features, each channel standardised, that the best 1x1 head "
+        "on a tap leaves unexplained, on held-out photographs: 0 is perfect, 1 knows nothing.",
         page.table(header, rows),
         *histories,
     ]

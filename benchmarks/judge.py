@@ -1,9 +1,10 @@
 """How good are the pictures, by figures that no recipe optimises?
 
-For every pair of a photograph and a painting and every recipe, at several content weights: how far the picture is from
-its painting in colour (sliced Wasserstein distance) and in texture (statistics of a pyramid of Gabor filters), and how
-much of the photograph it keeps (structural similarity of luminance edges). The losses of VGG19 and SqueezeNet, where
-their weights are given, stand beside them, marked as what recipes know.
+For every pair of a photograph and a painting and every recipe, the first at its own content weight and the others at
+several times theirs: how far the picture is from its painting in colour (sliced Wasserstein distance) and in texture
+(statistics of a pyramid of Gabor filters), and how much of the photograph it keeps (structural similarity of luminance
+edges). The losses of VGG19 and SqueezeNet, where their weights are given, stand beside them, marked as what recipes
+know.
 
 More likeness costs style. So recipes are compared at the likeness of the first: along the content weights, the
 logarithm of a distance is interpolated over likeness, and the median ratio over pairs is given with its bootstrap
@@ -17,7 +18,7 @@ import argparse
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -200,17 +201,22 @@ def figures_of(path: Path, pair: Pair, side: int, networks: Sequence[Network]) -
 
 
 def judge(
-    candidate: Candidate, pairs: Sequence[Pair], networks: Sequence[Network], options: argparse.Namespace
-) -> Iterator[Judged]:
-    """A candidate's pictures of every pair at every content weight."""
-    pool = candidate.pool(options.threads)
-    for pair, factor in itertools.product(pairs, options.factors):
+    candidate: Candidate,
+    pairs: Sequence[Pair],
+    factors: Sequence[float],
+    networks: Sequence[Network],
+    options: argparse.Namespace,
+) -> list[Judged]:
+    """A candidate's pictures of every pair, at its content weight times each factor."""
+    pool, results = candidate.pool(options.threads), []
+    for pair, factor in itertools.product(pairs, factors):
         path = painted(candidate, pool, pair, factor, options.out)
         figures = figures_of(path, pair, options.size, networks)
         print(
             candidate.name, pair.name, factor, *(f"{name} {value:.3f}" for name, value in figures.items()), flush=True
         )
-        yield Judged(candidate.name, pair, factor, path, figures)
+        results.append(Judged(candidate.name, pair, factor, path, figures))
+    return results
 
 
 def curve_of(results: Sequence[Judged], candidate: str, pair: Pair) -> list[Judged]:
@@ -234,7 +240,7 @@ def at_likeness(curve: Sequence[Judged], wanted: float, name: str) -> float:
 
 
 def ratios(results: Sequence[Judged], name: str, first: str, figure: str) -> list[float]:
-    """A candidate's distance over the first one's, at the likeness of the first one's middle picture, by pair."""
+    """A candidate's distance over the first one's, at the likeness of the first one's picture, by pair."""
     values = []
     for pair in dict.fromkeys(result.pair for result in results):
         reference = middle(curve_of(results, first, pair)).figures
@@ -256,14 +262,20 @@ def median_of(results: Sequence[Judged], candidate: str, factor: float, figure: 
     return float(np.median(mine))
 
 
-def plane(results: Sequence[Judged], names: Sequence[str], factors: Sequence[float], path: Path) -> None:
+def factors_of(results: Sequence[Judged], candidate: str) -> list[float]:
+    """At which a candidate was painted."""
+    return sorted({result.factor for result in results if result.candidate == candidate})
+
+
+def plane(results: Sequence[Judged], names: Sequence[str], path: Path) -> None:
     """Distances against likeness, a line for each candidate: medians over pairs, content weight by content weight."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.5), dpi=110, layout="constrained")
     for axes, distance in zip(figure.subplots(1, len(DISTANCES)), DISTANCES, strict=True):
         for name in names:
-            ends = [[median_of(results, name, f, kind) for f in sorted(factors)] for kind in ("likeness", distance)]
+            factors = factors_of(results, name)
+            ends = [[median_of(results, name, f, kind) for f in factors] for kind in ("likeness", distance)]
             axes.plot(*ends, "o-", label=name)
         axes.set_xlabel("likeness to the photograph")
         axes.set_ylabel(f"{distance} distance to the painting")
@@ -331,10 +343,12 @@ def main() -> None:
     candidates = [Candidate(n, replace(Recipe.load(p), size=options.size), files.get(n)) for n, p in options.recipe]
     candidates = candidates or [Candidate("default", Recipe(size=options.size), None)]
     networks = [Network(name, build_backbone(name, load_weights(name, path))) for name, path in options.network]
-    results = [result for candidate in candidates for result in judge(candidate, pairs, networks, options)]
+    results = judge(candidates[0], pairs, [1.0], networks, options)
+    for candidate in candidates[1:]:
+        results += judge(candidate, pairs, options.factors, networks, options)
     names = [candidate.name for candidate in candidates]
     sheet(results, names, options.out / "sheet.png")
-    plane(results, names, options.factors, options.out / "plane.png")
+    plane(results, names, options.out / "plane.png")
     print(page.write(__file__, "Pictures, judged by what no recipe optimises", report(results, candidates, options)))
 
 
@@ -343,18 +357,19 @@ def report(results: Sequence[Judged], candidates: Sequence[Candidate], options: 
     names, every = [candidate.name for candidate in candidates], list(results[0].figures)
     judging = [figure for figure in every if figure in DISTANCES or figure.endswith("style")]
     compared = [[n, *(interval(ratios(results, n, names[0], f)) for f in judging)] for n in names]
-    factors = sorted(options.factors)
-    own = factors[len(factors) // 2]
-    medians = [[n, *(f"{median_of(results, n, own, figure):.3f}" for figure in every)] for n in names]
+    medians = [
+        [n, f"{factor:g}", *(f"{median_of(results, n, factor, figure):.3f}" for figure in every)]
+        for n in names
+        for factor in factors_of(results, n)
+    ]
     pairs = sorted({result.pair.name for result in results})
     return [
-        f"{len(pairs)} photographs and paintings ({', '.join(pairs)}) at {options.size} px, each at content weights of "
-        f"{', '.join(f'{f:g}' for f in factors)} times the recipe's.",
+        f"{len(pairs)} photographs and paintings ({', '.join(pairs)}) at {options.size} px.",
         f"Ratios to `{names[0]}` at its likeness to the photograph: median over pairs, 95 % bootstrap interval. "
         "Losses of networks are known to recipes that use them, or were taught by them, and judge nothing alone.",
         page.table(["", *judging], compared),
-        f"Medians over pairs at {own:g} times each recipe's own content weight:",
-        page.table(["", *every], medians),
+        "Medians over pairs:",
+        page.table(["", "times the content weight", *every], medians),
         *(f"`{c.name}`:\n\n```toml\n{c.recipe.to_toml()}```" for c in candidates),
     ]
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,7 +79,8 @@ class DistillSettings:
     taps: student layer -> teacher layer. gram_weight: of the Gram matrices' errors beside those of the features.
     crop: px, square. shrink: one crop in four is cut from the photograph reduced by this factor.
     recoloured, noisy: shares of crops with other colours and with noise, such as paintings and pictures on their way
-    have. held_out: photographs kept away from training, to measure the errors on.
+    have. held_out: photographs kept away from training, to measure the errors on. begin: the weights that the student
+    begins with, in words.
     dtype: float32, or bfloat16 for networks in half precision.
     """
 
@@ -104,6 +106,7 @@ class DistillSettings:
     warmup: int = 100
     held_out: int = 60
     dtype: str = "float32"
+    begin: str = "random"
     seed: int = 0
 
 
@@ -401,6 +404,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
     settings = DistillSettings(**json.loads(args.settings))
+    if args.begin:
+        settings = replace(settings, begin=f"SHA-256 {hashlib.sha256(args.begin.read_bytes()).hexdigest()[:16]}")
     teacher = build_backbone(settings.teacher, read_state(args.teacher))
     teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     begin = build_backbone("embedded", read_state(args.begin)) if args.begin else None
