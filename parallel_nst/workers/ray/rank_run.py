@@ -46,6 +46,7 @@ class RankRun:
         self._device = device
         self._results: dict[int, Any] = {}
         self._reason: str | None = None  # why a rank was lost
+        self._broken: str | None = None  # what another one saw of it
         self._error: BaseException | None = None  # of the work itself
         self._failed = float("inf")  # when the first of these happened
         self._ranks: list[Rank] = []
@@ -74,8 +75,8 @@ class RankRun:
                     rank.slot.dismiss()
         if self._error is not None:
             raise self._error
-        if self._reason is not None:
-            raise RanksLost(self._reason)
+        if self._reason or self._broken:
+            raise RanksLost(self._reason or f"workers no longer reach each other ({self._broken})")
         return [self._results[number] for number in range(len(self._ranks))]
 
     def _read(self, rank: Rank) -> Iterator[tuple[int, Any]]:
@@ -92,9 +93,10 @@ class RankRun:
             rank.stream = None
             cause = error.cause if isinstance(error.cause, Exception) else error
             if isinstance(cause, PeerLost):
-                self._fail(reason=str(cause))
+                self._broken = self._broken or str(cause)
             else:
-                self._fail(error=cause)
+                self._error = self._error or cause
+            self._failed = min(self._failed, time.monotonic())
         except LOST as error:
             self._lose(rank, str(reason_of(error, self._device)))
         else:
@@ -123,15 +125,10 @@ class RankRun:
             elif rank.sign is not None and now - rank.asked > HUNG_SECONDS:
                 self._lose(rank, f"a worker gave no sign of life for {HUNG_SECONDS:.0f} s")
             if rank.stream and now - self._failed > GRACE_SECONDS:
-                self._lose(rank, "")
+                self._lose(rank, "a worker did not end when another was lost")
 
     def _lose(self, rank: Rank, reason: str) -> None:
         rank.stream = None
         rank.slot.dismiss()
-        self._fail(reason=reason)
-
-    def _fail(self, reason: str | None = None, error: BaseException | None = None) -> None:
-        """Take note of the first of each; that a peer was lost says less than how."""
         self._reason = self._reason or reason
-        self._error = self._error or error
         self._failed = min(self._failed, time.monotonic())

@@ -1,0 +1,181 @@
+"""Ranks in processes of Ray: the picture of one process to the bit, whatever becomes of the workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import ray.cloudpickle
+import torch
+from tiny_networks import tiny_resolved, tiny_state
+
+from parallel_nst.errors import WorkerLost
+from parallel_nst.painting.exact import mode as exact
+from parallel_nst.painting.exact.mode import Exact
+from parallel_nst.painting.mode import Due
+from parallel_nst.painting.planning.scales import Framed, Scale
+from parallel_nst.painting.style_targets import measured_style
+from parallel_nst.painting.tiles.geometry import plan_tiles
+from parallel_nst.recipe import Recipe
+from parallel_nst.workers.crew import Crew
+from parallel_nst.workers.pool import RanksLost, SerialPool
+from parallel_nst.workers.ray import rank_run
+from parallel_nst.workers.ray.cluster import RayCluster
+from parallel_nst.workers.ray.pool import RayPool
+from parallel_nst.workers.worker import WorkerSpec
+
+# Ray neither waits for the processes that it kills nor closes its log files.
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:subprocess \d+ is still running:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+]
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
+
+SPEC = WorkerSpec("cpu", "float32", 1, {"embedded": tiny_state()})
+STEPS = 25
+
+
+@pytest.fixture(scope="module")
+def pool():
+    notes = []
+    with RayPool(RayCluster(None, 2), SPEC, Crew(2, 1, None), notify=notes.append) as opened:
+        opened.notes = notes
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(rank_run, "SIGN_SECONDS", 1.0)
+    monkeypatch.setattr(rank_run, "HUNG_SECONDS", 10.0)
+
+
+def painted(pool, on_step=lambda step: None, due=None, seen=None):
+    rng = np.random.default_rng(0)
+    content, style = (Framed(rng.random((40, 50, 3), np.float32)) for _ in range(2))
+    resolved = tiny_resolved(Recipe())
+    layer = resolved.deepest
+    tiles = plan_tiles(*content.size, (2, 3), halo=layer.margin, align=layer.stride)
+    targets = measured_style(style, resolved, SerialPool(SPEC))
+    mode = Exact(Scale(content, targets, STEPS, tiles), resolved, pool)
+    (*states, end) = mode.states(mode.start(content.whole), lambda _, progress: on_step(progress.step), due or Due())
+    if seen is not None:
+        seen += [*states, end]
+    return mode.result(end)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    torch.set_num_threads(1)
+    return painted(SerialPool(SPEC))
+
+
+def workers():
+    """Processes of the ranks."""
+    children = psutil.Process().children(recursive=True)
+    return [process for process in children if "RayWorker" in " ".join(process.cmdline())]
+
+
+def same(result, expected):
+    return np.array_equal(result.pixels, expected.pixels) and result.loss == expected.loss
+
+
+def test_processes_paint_the_picture_of_one_and_say_what_is_due(pool, expected):
+    seen, due = [], Due(previews=frozenset({7, STEPS}), snapshots=frozenset({4}))
+    assert same(painted(pool, due=due, seen=seen), expected)
+    assert [state.step for state in seen] == list(range(1, STEPS + 1))
+    assert seen[6].preview().shape == seen[-1].preview().shape == (40, 50, 3)
+    assert seen[3].snapshot(0).step == 4
+
+
+@pytest.mark.parametrize("at", [1, 15, STEPS])
+@pytest.mark.parametrize("whom", [slice(0, 1), slice(1, 2), slice(0, 2)])
+def test_workers_that_are_killed_leave_no_trace(pool, expected, at, whom):
+    steps = []
+
+    def kill(step):
+        steps.append(step)
+        if step == at:
+            for process in workers()[whom]:
+                process.send_signal(signal.SIGKILL)
+
+    assert same(painted(pool, kill), expected)
+    assert steps == list(range(1, STEPS + 1))
+
+
+def test_a_worker_that_hangs_is_replaced(pool, expected):
+    pool.notes.clear()
+
+    def stop(step):
+        if step == 12:
+            workers()[1].send_signal(signal.SIGSTOP)
+
+    assert same(painted(pool, stop), expected)
+    assert any("no sign of life" in note for note in pool.notes)
+    assert not any(process.status() == psutil.STATUS_STOPPED for process in workers())
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A rank's work: the second one fails in this way, the first waits for it."""
+
+    way: str
+
+    def run(self, worker: Any, ranks: Any) -> Generator[Any, None, None]:
+        if ranks.rank == 1:
+            if self.way == "raise":
+                raise KeyError("this")
+            os.kill(os.getpid(), signal.SIGKILL)
+        ranks.gather(torch.zeros(1))
+        return
+        yield
+
+
+@pytest.mark.parametrize(("way", "error"), [("raise", KeyError), ("die", RanksLost)])
+def test_an_error_in_a_work_is_raised_and_a_death_is_told(pool, way, error):
+    assert pool.muster(2) == 2
+    with pytest.raises(error):
+        list(pool.together([Failing(way), Failing(way)]))
+    assert pool.muster(2) == 2
+
+
+def test_workers_that_are_lost_again_and_again_are_given_up(pool, monkeypatch):
+    monkeypatch.setattr(exact, "MAX_LOSSES", 1)
+    monkeypatch.setattr(exact, "KEEP_EVERY", STEPS)
+
+    class Deadly(Exact):
+        def _works(self, *arguments):
+            return [Failing("die"), Failing("die")]
+
+    rng = np.random.default_rng(0)
+    content = Framed(rng.random((40, 50, 3), np.float32))
+    resolved = tiny_resolved(Recipe())
+    tiles = plan_tiles(*content.size, (1, 2), halo=resolved.deepest.margin, align=resolved.deepest.stride)
+    mode = Deadly(Scale(content, None, STEPS, tiles), resolved, pool)
+    with pytest.raises(WorkerLost, match="2 times in a row"):
+        list(mode.states(mode.start(content.whole), lambda _, progress: None, Due()))
+
+
+def test_fewer_workers_than_ranks_are_enough(pool, expected, monkeypatch):
+    """Where one cannot be replaced the others take its tiles, and the bits stay."""
+    muster, calls = pool.muster, []
+
+    def shrinking(ranks):
+        calls.append(ranks)
+        return muster(ranks) if len(calls) == 1 else min(1, muster(ranks))
+
+    monkeypatch.setattr(pool, "muster", shrinking)
+
+    def kill(step):
+        if step == 15:
+            workers()[0].send_signal(signal.SIGKILL)
+
+    assert same(painted(pool, kill), expected)
+    assert len(calls) == 2
