@@ -8,7 +8,7 @@ can be compared whatever heads they were trained with. Cost: arithmetic, paramet
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import page
@@ -21,6 +21,7 @@ from parallel_nst.networks.backbones.embedded import Embedded
 from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.networks.weights.states import read_state
 from parallel_nst.training.distill import Distiller, DistillSettings, batches, load_photos, split
+from parallel_nst.workers.opening import resolved_dtype
 
 RIDGE = 1e-3  # of the features' mean square
 
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--weights", type=Path, nargs="+", required=True)
     arguments = parser.parse_args()
-    settings = replace(DistillSettings(), recoloured=0.0, noisy=0.0)
+    settings = DistillSettings(recoloured=0.0, noisy=0.0, dtype=resolved_dtype("auto", "cpu"))
     model = Distiller(settings, build_backbone(settings.teacher, read_state(arguments.teacher)))
     streams = (batches(photos, settings, 1) for photos in split(load_photos(arguments.photos), settings))
     train, test = ([stream.at(step)["images"] for step in range(n)] for stream, n in zip(streams, (10, 6), strict=True))
