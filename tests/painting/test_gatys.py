@@ -11,7 +11,7 @@ from parallel_nst.errors import Diverged
 from parallel_nst.networks.backbones.base import deepest
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.minimise import Iteration, Minimum, finish, minimise
-from parallel_nst.painting.gatys.objective import LocalObjective, cotangents, total_loss, weighted_mean
+from parallel_nst.painting.gatys.objective import RANGE_WEIGHT, LocalObjective, cotangents, total_loss, weighted_mean
 from parallel_nst.painting.gatys.optimizers import Optimizer, lbfgs, make_optimizer
 from parallel_nst.painting.gatys.style import StyleSums, measure_style
 from parallel_nst.painting.gatys.sums import pull_back
@@ -72,7 +72,7 @@ def test_gradient_is_the_derivative_of_the_loss(backbone, kind):
     "layers", [LAYERS, LayerWeights({"relu1_1": 1.0, "relu2_2": 3.0, "pool2": 0.0}, {"relu1_2": 2.0, "relu3_1": 1.0})]
 )
 def test_by_halves_the_gradient_is_that_of_autograd(backbone, layers):
-    loss, image = objective(backbone, layers=layers), picture(3).requires_grad_()
+    loss, image = objective(backbone, layers=layers), (2 * picture(3) - 0.5).requires_grad_()
     whole = total_loss(loss.sums(image), loss.style, loss.resolved)
     (expected,) = torch.autograd.grad(whole, image)
     sums = loss.sums(image)
@@ -93,7 +93,7 @@ def test_a_single_pixel_has_a_gradient(backbone):
 def test_sums_over_cores_add_up_to_those_of_the_whole(backbone, size, grid):
     layer = deepest(backbone, {**LAYERS.style, **LAYERS.content})
     tiles = plan_tiles(*size, grid, halo=layer.margin, align=layer.stride)
-    image, content = picture(3, size), picture(2, size)
+    image, content = 2 * picture(3, size) - 0.5, picture(2, size)  # parts of it are out of range
     untiled = objective(backbone, size=size)
     whole = untiled.sums(image)
     total = None
@@ -143,6 +143,7 @@ def test_sums_keep_their_order_and_their_counts(backbone):
         assert torch.equal(doubled.grams[name], 2 * sums.grams[name])
     assert torch.equal(doubled.content["relu2_2"], 2 * sums.content["relu2_2"])
     assert torch.equal(doubled.variation, 2 * sums.variation)
+    assert torch.equal(doubled.excess, 2 * sums.excess)
     assert {tensor.dtype for tensor in sums.to("cpu", torch.float32).tensors} == {torch.float32}
 
 
@@ -187,6 +188,22 @@ def test_weights_scale_their_losses(backbone):
         for s, c in ((1, 0), (0, 1), (2, 3))
     ]
     assert parts[2] == pytest.approx(2 * parts[0] + 3 * parts[1])
+
+
+def test_what_is_out_of_range_is_paid_for_in_units_of_the_weights(backbone):
+    loss, image = objective(backbone), 2 * picture(3) - 0.5
+    sums, excess = loss.sums(image), float((image - image.clamp(0, 1)).square().mean())
+    free = float(total_loss(replace(sums, excess=0 * sums.excess), loss.style, loss.resolved))
+    assert loss.value(image) - free == pytest.approx(RANGE_WEIGHT * 1.1 * excess)
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "adam"])
+def test_what_is_written_is_what_was_optimised(backbone, name):
+    """A style of stark contrasts draws the picture out of its range; the clamp at the end costs next to nothing."""
+    loss = objective(backbone, picture(1, (30, 30)).round())
+    iterations, best = loop(loss, picture(2), make_optimizer(Recipe(optimizer=name)), 60)
+    assert best.loss < 1.05 * iterations[-1].best.loss
+    assert best.loss < 0.2 * iterations[0].loss
 
 
 def test_layers_are_weighed_against_one_another():

@@ -11,6 +11,7 @@ from parallel_nst.painting.gatys.losses import (
     SPREAD,
     content_sums,
     covariance,
+    excess_sums,
     factor_of,
     gram_loss,
     gram_part,
@@ -187,9 +188,17 @@ def test_variation_of_a_partition_adds_up_to_the_whole(rows, columns):
     torch.testing.assert_close(cut, whole, rtol=1e-12, atol=0)
 
 
+def test_excess_is_what_lies_beyond_the_range_of_pixels():
+    image = torch.tensor([[-0.5, 0.0, 0.4], [1.0, 1.25, 3.0]], dtype=torch.float64).expand(1, 3, 2, 3)
+    assert float(excess_sums(image, Rect(0, 0, 2, 3))) == 3 * (0.25 + 0.0625 + 4)
+    assert float(excess_sums(image, Rect(1, 0, 2, 2))) == 3 * 0.0625
+    assert float(excess_sums(image.clamp(0, 1), Rect(0, 0, 2, 3))) == 0
+
+
 @pytest.mark.parametrize(
     "loss",
     [
+        lambda image: excess_sums(image, Rect(1, 0, 3, 5)),
         lambda image: variation_sums(image, Rect(1, 0, 3, 5)),
         lambda image: (gram_sums(image) / image[0, 0].numel()).square().sum(),
         lambda image: (gram_sums(image) * features(3, 3, seed=2)).sum(),

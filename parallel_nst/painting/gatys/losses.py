@@ -208,6 +208,13 @@ def variation_sums(image: Tensor, core: Rect) -> Tensor:
     return right + below
 
 
+def excess_sums(image: Tensor, core: Rect) -> Tensor:
+    """Sum over the pixels of `core` and over channels of the squared distances of `image` (1, 3, H, W) from [0, 1].
+    Sums of disjoint cores add up to that of the whole."""
+    part = image[..., core.top : core.bottom, core.left : core.right]
+    return (part - part.clamp(0, 1)).square().sum()
+
+
 def wide(features: Tensor) -> Tensor:
     """In float32, or in float64 if they are."""
     return features if features.dtype == torch.float64 else features.float()

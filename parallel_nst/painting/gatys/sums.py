@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from parallel_nst.painting.gatys.features import FeatureReader
-from parallel_nst.painting.gatys.losses import content_sums, cut, moment_sums, variation_sums
+from parallel_nst.painting.gatys.losses import content_sums, cut, excess_sums, moment_sums, variation_sums
 from parallel_nst.painting.tiles.geometry import Tile
 
 Grams = Mapping[str, Tensor]
@@ -27,13 +27,14 @@ class FeatureSums:
     """What the loss of a picture, or of a piece of one, is made of.
 
     grams: sum of outer products (C + 1, C + 1), by style layer. content: sum of squared differences, by content layer.
-    variation: sum of squared differences of neighbouring pixels. positions: how many were summed over, by layer;
-    elements: how many numbers the piece of the image has.
+    variation: sum of squared differences of neighbouring pixels. excess: sum of squared distances from the range of
+    pixels. positions: how many were summed over, by layer; elements: how many numbers the piece of the image has.
     """
 
     grams: Grams
     content: Mapping[str, Tensor]
     variation: Tensor
+    excess: Tensor
     positions: Mapping[str, int]
     elements: int
 
@@ -42,6 +43,7 @@ class FeatureSums:
             grams={name: gram + other.grams[name] for name, gram in self.grams.items()},
             content={name: value + other.content[name] for name, value in self.content.items()},
             variation=self.variation + other.variation,
+            excess=self.excess + other.excess,
             positions={name: count + other.positions[name] for name, count in self.positions.items()},
             elements=self.elements + other.elements,
         )
@@ -49,14 +51,14 @@ class FeatureSums:
     @property
     def tensors(self) -> list[Tensor]:
         """All that can be differentiated, in one order."""
-        return [*self.grams.values(), *self.content.values(), self.variation]
+        return [*self.grams.values(), *self.content.values(), self.variation, self.excess]
 
     def holding(self, tensors: list[Tensor]) -> FeatureSums:
         """The same record with other tensors, in the order of `tensors`."""
         values = iter(tensors)
         grams = {name: next(values) for name in self.grams}
         content = {name: next(values) for name in self.content}
-        return replace(self, grams=grams, content=content, variation=next(values))
+        return replace(self, grams=grams, content=content, variation=next(values), excess=next(values))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> FeatureSums:
         """Detached, on another device, in another precision."""
@@ -77,6 +79,7 @@ def measure_sums(reader: FeatureReader, image: Tensor, content: Mapping[str, Ten
             for name in layers.content
         },
         variation=variation_sums(image, tile.core.within(tile.read)),
+        excess=excess_sums(image, tile.core.within(tile.read)),
         positions={name: math.prod(f[(..., *core[name])].shape[-2:]) for name, f in features.items()},
         elements=image.shape[1] * tile.core.area,
     )

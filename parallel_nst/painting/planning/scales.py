@@ -19,9 +19,10 @@ from parallel_nst.recipe import Recipe, parse_grid, scale_sizes, scale_steps
 Size = tuple[int, int]  # width and height in px
 
 # Px of mirror image around a picture while it is painted. Convolutions pad with zeros, and without a frame the
-# statistics of that grey rim are corrected by painting a coloured line along the edge. It also gives a picture of one
-# pixel enough neighbours for the deepest layer of any backbone.
-FRAME = 16
+# statistics of that grey rim are corrected by painting a coloured line along the edge; so they are, to be seen at the
+# right and the left edge, when the first convolutions replicate or reflect the edge instead. With 8 px nothing is left
+# of it. 10 give a picture of one pixel enough neighbours for the deepest layer of any backbone.
+FRAME = 10
 
 
 @dataclass(frozen=True)
