@@ -8,22 +8,25 @@ they are those of the picture as it is written, clamped to the range of pixels.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import page
 import scene as scenes
 import torch
-from parallel_nst.painting.exact.hub import first_iteration
 from scene import Scene
 
 from parallel_nst.files.images import Picture, fit, read_image
-from parallel_nst.networks.backbones.registry import State
-from parallel_nst.painting.gatys.minimise import Iteration, finish, minimise
-from parallel_nst.painting.gatys.optimizers import make_optimizer
+from parallel_nst.networks.weights.states import State
+from parallel_nst.painting.exact.mode import resized
+from parallel_nst.painting.gatys.minimise import Iteration, Minimum, finish, minimise
+from parallel_nst.painting.gatys.optimizers import make_optimizer, resize_state
 from parallel_nst.painting.gatys.preconditioner import Filter, broadened, unchanged
-from parallel_nst.painting.planning.scales import FRAME, ScaleResult, first_image, framed
+from parallel_nst.painting.planning.scales import FRAME, first_image, framed
 from parallel_nst.painting.stylize import enlarged
 from parallel_nst.recipe import Recipe, scale_sizes, scale_steps
 from parallel_nst.workers.opening import usable_cores
@@ -38,34 +41,40 @@ def scene_of(content: Picture, style: Picture, side: int, recipe: Recipe, state:
     return scenes.scene(content, style, (width + 2 * FRAME, height + 2 * FRAME), recipe, state)
 
 
-def painted(scene: Scene, start: Iteration, steps: int, way: str) -> tuple[list[float], ScaleResult]:
-    """The losses of the images that are evaluated, and the result."""
+def started(pixels: np.ndarray, scene: Scene, state: Any = None) -> Iteration:
+    """state: an optimiser's, carried over from another scale."""
+    image = torch.from_numpy(pixels)[None]
+    return Iteration.start(image, make_optimizer(scene.recipe).init(image) if state is None else state)
+
+
+def painted(scene: Scene, start: Iteration, steps: int, way: str) -> tuple[list[float], Minimum, Any]:
+    """The losses of the images that are evaluated, what comes of it and the optimiser's state."""
     objective, losses, iteration = scene.whole(), [], start
     for iteration in minimise(objective, start, make_optimizer(scene.recipe, WAYS[way]), steps):
         losses.append(iteration.loss)
-    best = finish(objective, iteration)
-    return losses, ScaleResult(best.image[0].numpy(), best.loss, iteration.state)
+    return losses, finish(objective, iteration), iteration.state
 
 
 def from_content(scene: Scene, way: str, steps: int) -> tuple[list[float], float]:
     """One scale: the losses on the way, and that of the picture in the end."""
-    losses, result = painted(scene, first_iteration(scene.content.whole, scene.recipe), steps, way)
-    return losses, result.loss
+    losses, best, _ = painted(scene, started(scene.content.whole, scene), steps, way)
+    return losses, best.loss
 
 
 def over_scales(pictures: tuple[Picture, Picture], recipe: Recipe, state: State, way: str) -> float:
     """The loss of the picture at the finest of all scales."""
-    sizes = scale_sizes(recipe.size, recipe.scales)
-    steps = scale_steps(recipe.steps, recipe.step_growth, len(sizes))
-    first = fit(pictures[0].size, sizes[0])
-    start = first_iteration(framed(first_image(*pictures, recipe, first), first).whole, recipe)
-    for number, side in enumerate(sizes):
-        scene = scene_of(*pictures, side, recipe, state)
-        _, result = painted(scene, start, steps[number], way)
-        begin = enlarged(result, fit(pictures[0].size, sizes[min(number + 1, len(sizes) - 1)]))
-        if begin.pixels is not None:
-            start = first_iteration(begin.pixels, recipe, begin.state)
-    return result.loss
+    sides = scale_sizes(recipe.size, recipe.scales)
+    steps = scale_steps(recipe.steps, recipe.step_growth, len(sides))
+    pixels, carried = framed(first_image(*pictures, recipe, size := fit(pictures[0].size, sides[0])), size).whole, None
+    for side, count in zip(sides, steps, strict=True):
+        scene, before = scene_of(*pictures, side, recipe, state), pixels.shape[-2:]
+        pixels, after = enlarged(pixels, fit(pictures[0].size, side)), scene.content.size
+        if carried is not None and before != after:
+            ratio = math.prod(n - 2 * FRAME for n in before) / math.prod(n - 2 * FRAME for n in after)
+            carried = resize_state(carried, lambda values, size=after: resized(values, size), ratio)
+        _, best, carried = painted(scene, started(pixels, scene, carried), count, way)
+        pixels = best.image[0].numpy()
+    return best.loss
 
 
 def reached(losses: list[float], loss: float) -> str:
@@ -77,7 +86,8 @@ def one_scale_rows(name: str, scene: Scene, steps: int) -> list[list[object]]:
     """A row for each optimiser and way."""
     rows: list[list[object]] = []
     for optimizer in ("lbfgs", "adam"):
-        chosen = replace(scene, recipe=replace(scene.recipe, optimizer=optimizer))
+        recipe = replace(scene.recipe, optimizer=optimizer)
+        chosen = replace(scene, resolved=replace(scene.resolved, recipe=recipe))
         ends = {way: from_content(chosen, way, steps) for way in WAYS}
         goal = ends["without"][0][-1]
         for way, (losses, end) in ends.items():

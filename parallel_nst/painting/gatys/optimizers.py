@@ -273,7 +273,8 @@ def halved(precision: torch.dtype) -> torch.dtype:
 
 
 State = LBFGSState | AdamState
-NUMBERS = {
+# What of a packed state is no vector; all else is image-shaped.
+NUMBERS = {"kind", "steps", "exponents", "exponent", "failures", "loss", "products"}
     "kind",
     "steps",
     "exponents",
