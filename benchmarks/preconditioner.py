@@ -8,7 +8,6 @@ they are those of the picture as it is written, clamped to the range of pixels.
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +18,12 @@ import page
 import scene as scenes
 import torch
 from scene import Scene
+from speed import carried as resized
 
 from parallel_nst.files.images import Picture, fit, read_image
 from parallel_nst.networks.weights.states import State
-from parallel_nst.painting.exact.mode import resized
 from parallel_nst.painting.gatys.minimise import Iteration, Minimum, finish, minimise
-from parallel_nst.painting.gatys.optimizers import make_optimizer, resize_state
+from parallel_nst.painting.gatys.optimizers import make_optimizer
 from parallel_nst.painting.gatys.preconditioner import Filter, broadened, unchanged
 from parallel_nst.painting.planning.scales import FRAME, first_image, framed
 from parallel_nst.painting.stylize import enlarged
@@ -69,9 +68,8 @@ def over_scales(pictures: tuple[Picture, Picture], recipe: Recipe, state: State,
     for side, count in zip(sides, steps, strict=True):
         scene, before = scene_of(*pictures, side, recipe, state), pixels.shape[-2:]
         pixels, after = enlarged(pixels, fit(pictures[0].size, side)), scene.content.size
-        if carried is not None and before != after:
-            ratio = math.prod(n - 2 * FRAME for n in before) / math.prod(n - 2 * FRAME for n in after)
-            carried = resize_state(carried, lambda values, size=after: resized(values, size), ratio)
+        if carried is not None:
+            carried = resized(carried, before, after)
         _, best, carried = painted(scene, started(pixels, scene, carried), count, way)
         pixels = best.image[0].numpy()
     return best.loss

@@ -275,14 +275,6 @@ def halved(precision: torch.dtype) -> torch.dtype:
 State = LBFGSState | AdamState
 # What of a packed state is no vector; all else is image-shaped.
 NUMBERS = {"kind", "steps", "exponents", "exponent", "failures", "loss", "products"}
-    "kind",
-    "steps",
-    "exponents",
-    "exponent",
-    "failures",
-    "loss",
-    "products",
-}  # in a packed state; all else is image-shaped
 
 
 def carry_state(state: State, loss: float) -> State:
