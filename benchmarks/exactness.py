@@ -20,6 +20,7 @@ from parallel_nst.painting.exact.mode import Exact
 from parallel_nst.painting.gatys.minimise import Iteration, Objective, finish, minimise
 from parallel_nst.painting.gatys.optimizers import make_optimizer
 from parallel_nst.painting.mode import Due
+from parallel_nst.painting.planning.scales import FRAME
 from parallel_nst.painting.stylize import stylize
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers.opening import open_pool, usable_cores
@@ -103,7 +104,7 @@ def main() -> None:
         f"Double precision; {options.content.stem} with a little noise, painted like {options.style.stem}. Embedded "
         "has its own weights, the other backbones random ones (He et al. 2015). Gradient: the difference between "
         "tiles and one piece over the gradient in one piece, of the norms and of the greatest elements. Image: the "
-        f"greatest difference after {STEPS} L-BFGS steps, pixels being 0 to 1. Sizes include the frame of 16 px.",
+        f"greatest difference after {STEPS} L-BFGS steps, pixels being 0 to 1. Sizes include the frame of {FRAME} px.",
         f"Greatest of all: gradient {max(row[-3] for row in rows):.1e} (norm), {max(row[-2] for row in rows):.1e} "
         f"(element); image {max(row[-1] for row in rows):.1e}.",
         page.table(

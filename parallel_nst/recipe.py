@@ -202,7 +202,7 @@ class Recipe:
         "Pictures",
         least=0,
     )
-    steps: int = knob(20, "optimiser steps at the finest scale", "Steps", least=1, common=True)
+    steps: int = knob(16, "optimiser steps at the finest scale", "Steps", least=1, common=True)
     step_growth: float = knob(
         0.3, "each coarser scale gets this share of --steps more than the next finer", "Steps", least=0
     )

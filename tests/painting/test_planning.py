@@ -223,8 +223,8 @@ def test_an_optimiser_that_remembers_more_leaves_room_for_less():
 
 def test_the_optimiser_is_shared_out_among_the_workers():
     recipe = Recipe(history=20)
-    assert image_copies(recipe) == 26
-    assert optimiser_bytes(1000, 1000, recipe) == 26 * PIXEL * 1_000_000
+    assert image_copies(recipe) == 28
+    assert optimiser_bytes(1000, 1000, recipe) == 28 * PIXEL * 1_000_000
     assert optimiser_bytes(1000, 1000, replace(recipe, tiling=TilingSpec(mode="independent"))) == 0
     assert driver_bytes(2000, 1000) - driver_bytes(1000, 1000) < optimiser_bytes(1000, 1000, recipe)
     cut = cut_in(np.full(8, 900), np.full(8, 500), 4)

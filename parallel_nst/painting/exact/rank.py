@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parallel_nst.painting.exact.filtered import Broadened
 from parallel_nst.painting.exact.kept import Kept
 from parallel_nst.painting.exact.objective import Measure, RankObjective
 from parallel_nst.painting.exact.parts import Part, Resampling, Vectors, vector
@@ -102,7 +103,7 @@ class PaintShard:
         by then: who let go of it has its memory back."""
         shard, spread = self.ownership.shard(ranks.rank), RankSpread(self.ownership, ranks)
         objective = RankObjective(self.ownership, ranks, self._measure(worker), self.graphs)
-        optimizer = make_optimizer(self.resolved.recipe, spread)
+        optimizer = make_optimizer(self.resolved.recipe, spread, Broadened(self.ownership, ranks))
         return painted(objective, self._start(worker, shard, spread), optimizer, self.course, shard)
 
     def _measure(self, worker: Worker) -> Measure:

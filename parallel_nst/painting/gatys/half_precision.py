@@ -107,6 +107,14 @@ def stored(values: Tensor, precision: torch.dtype, spread: Spread = UNDIVIDED) -
     return Vector(values.mul_(2.0**-power).to(precision), power)
 
 
+def rounded(values: Tensor, buffer: Tensor, spread: Spread = UNDIVIDED) -> Vector:
+    """A contiguous tensor as a vector, in the precision and the memory of `buffer`."""
+    power = exponent(peak(values, spread))
+    for part, out in chunks(values, buffer):
+        out.copy_(part * 2.0**-power)
+    return Vector(buffer, power)
+
+
 def difference(later: Tensor, earlier: Tensor, largest: float, buffer: Tensor) -> Vector:
     """later - earlier, whose largest magnitude is known, in the memory of `buffer`."""
     power = exponent(largest)
@@ -136,14 +144,14 @@ def extended(known: Tensor, basis: Sequence[Vector], spread: Spread = UNDIVIDED)
     return torch.cat([torch.cat([known, right[: len(known)].T]), right], dim=1)
 
 
-def combine(image: Tensor, basis: Sequence[Vector], coefficients: Tensor, buffer: Tensor) -> Tensor:
-    """image + the sum of coefficients times vectors, in the memory of `buffer`."""
-    factors = [c * 2.0**vector.exponent for c, vector in zip(coefficients.tolist(), basis, strict=True)]
-    for x, out, *parts in chunks(image, buffer, *(vector.values for vector in basis)):
-        move = torch.zeros_like(x)
+def combine(basis: Sequence[Vector], coefficients: Sequence[float], buffer: Tensor) -> Tensor:
+    """The sum of coefficients times vectors, in the memory of `buffer`, which may be that of one of them."""
+    factors = [c * 2.0**vector.exponent for c, vector in zip(coefficients, basis, strict=True)]
+    for out, *parts in chunks(buffer, *(vector.values for vector in basis)):
+        total = torch.zeros_like(out)
         for part, factor in zip(parts, factors, strict=True):
-            move.add_(part, alpha=factor)
-        torch.add(x, move, out=out)
+            total.add_(part, alpha=factor)
+        out.copy_(total)
     return buffer
 
 

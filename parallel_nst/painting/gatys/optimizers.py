@@ -6,6 +6,9 @@ unit of memory below is P, one copy of the image.
 
 Like JAX's donated buffers, the gradient and the state given to `step` belong to it from then on: their memory becomes
 that of the results, and neither may be used again. The image given is never changed.
+
+Both work on z, where the image is T z and T a symmetric filter, `through` (see `preconditioner`): they see T times the
+gradient, and where they move z, the image moves by T times that. All their vectors are those of z.
 """
 
 from __future__ import annotations
@@ -29,15 +32,17 @@ from parallel_nst.painting.gatys.half_precision import (
     extended,
     peak,
     rms,
+    rounded,
     stored,
     wide,
 )
+from parallel_nst.painting.gatys.preconditioner import Filter, broadened, unchanged
 from parallel_nst.recipe import Recipe
 
 FIRST_STEP = 0.02  # root mean square of the first move, in units of the pixel range
 LARGEST_STEP = 0.1  # root mean square above which a move is shortened
 JUMP = 0.2  # relative growth of the loss that counts as a failed move
-SHORTEN = 0.25  # a failed move is tried again at this share of its length
+SHORTEN = -2  # a failed move is tried again at this power of two of its length
 FORGET = 3  # failures in a row after which the curvature pairs are dropped
 
 
@@ -48,15 +53,16 @@ class Optimizer(NamedTuple):
     step: Callable[[Any, Tensor, float, Tensor], tuple[Tensor, Any]]
 
 
-def make_optimizer(recipe: Recipe, spread: Spread = UNDIVIDED) -> Optimizer:
-    """The optimiser that a recipe names, for an image that is spread like this."""
+def make_optimizer(recipe: Recipe, spread: Spread = UNDIVIDED, through: Filter = broadened) -> Optimizer:
+    """The optimiser that a recipe names, for an image that is spread like this. through: what its gradients and moves
+    are filtered by."""
     if recipe.optimizer == "lbfgs":
-        return lbfgs(recipe.history, spread=spread)
-    return adam(recipe.learning_rate, spread=spread)
+        return lbfgs(recipe.history, spread=spread, through=through)
+    return adam(recipe.learning_rate, spread=spread, through=through)
 
 
 class Point(NamedTuple):
-    """An image that has been evaluated."""
+    """An image that has been evaluated; the gradient is that of z."""
 
     image: Tensor
     gradient: Tensor
@@ -65,15 +71,18 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LBFGSState:
-    """The last accepted point (none at first) and the curvature pairs (s, y), oldest first.
+    """The last accepted point and the move from there that is to be judged (none at first), and the curvature pairs
+    (s, y), oldest first.
 
     products: inner products of s0, y0, s1, y1, ..., as stored, (2 pairs, 2 pairs) float64.
 
-    Memory: 2 P, and 1 P for each pair (2 P in full precision). With the image and the gradient that the caller gives,
-    `step` needs pairs + 4 P at most; of these the accepted image is usually the caller's best.
+    Memory: 2.5 P, and 1 P for each pair (3 P and 2 P in full precision). With the image and the gradient that the
+    caller gives, `step` needs pairs + 4.5 P at most (5 P), and what the filter takes; of these the accepted image is
+    usually the caller's best.
     """
 
     accepted: Point | None = None
+    move: Vector | None = None
     failures: int = 0
     pairs: tuple[tuple[Vector, Vector], ...] = ()
     products: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
@@ -84,11 +93,11 @@ class LBFGSState:
         return [vector for pair in self.pairs for vector in pair]
 
 
-def lbfgs(history: int, *, half: bool = True, spread: Spread = UNDIVIDED) -> Optimizer:
+def lbfgs(history: int, *, half: bool = True, spread: Spread = UNDIVIDED, through: Filter = unchanged) -> Optimizer:
     """L-BFGS (Liu and Nocedal 1989) without line search, vector-free (Chen, Wang and Zhou, Large-scale L-BFGS using
     MapReduce, 2014): the two-loop recursion runs on coefficients, from inner products alone.
 
-    half: keep the pairs of a float32 image in half precision; those of a float64 image keep all their digits.
+    half: keep the vectors of a float32 image in half precision; those of a float64 image keep all their digits.
 
     Four safeguards take the place of the search. The first move has the size of a visible change, where 1 / |g|_1
     would take many evaluations to reach one. A pair whose curvature is not clearly positive is left out. A move is
@@ -97,62 +106,81 @@ def lbfgs(history: int, *, half: bool = True, spread: Spread = UNDIVIDED) -> Opt
     """
 
     def step(state: LBFGSState, image: Tensor, loss: float, gradient: Tensor) -> tuple[Tensor, LBFGSState]:
-        point, last = Point(image.contiguous(), gradient.contiguous(), loss), state.accepted
-        finite = math.isfinite(loss) and math.isfinite(peak(point.gradient, spread))
-        if last is None:
-            return advance(state, point, torch.empty_like(point.image), spread) if finite else (image, state)
+        gradient, last = gradient.contiguous(), state.accepted
+        finite = math.isfinite(loss) and math.isfinite(peak(gradient, spread))
+        if last is None or state.move is None:
+            return begin(state, Point(image.contiguous(), gradient, loss)) if finite else (image, state)
         if not (finite and loss <= last.loss + JUMP * abs(last.loss)):
-            return retreat(state, last, point, spread)
-        precision = halved(image.dtype) if half else image.dtype
-        return advance(learn(state, last, point, history, precision, spread), point, last.gradient, spread)
+            return retreat(state, last, state.move, gradient, through, spread)
+        point = Point(image.contiguous(), through(gradient), loss)
+        state, spare = learn(state, last, state.move, point, history, spread)
+        return advance(state, point, last.gradient, spare, through, spread)
+
+    def begin(state: LBFGSState, point: Point) -> tuple[Tensor, LBFGSState]:
+        """From the first point that is evaluated."""
+        precision = halved(point.image.dtype) if half else point.image.dtype
+        buffer, spare = (torch.empty_like(point.image, dtype=dtype) for dtype in (None, precision))
+        return advance(state, point._replace(gradient=through(point.gradient)), buffer, spare, through, spread)
 
     return Optimizer(init=lambda image: LBFGSState(), step=step)
 
 
 def learn(
-    state: LBFGSState, last: Point, point: Point, history: int, precision: torch.dtype, spread: Spread
-) -> LBFGSState:
-    """Add the pair between two points, if it is curved; with a full history, in the memory of the oldest."""
-    products, (longest, steepest) = survey(last, point, spread)
+    state: LBFGSState, last: Point, move: Vector, point: Point, history: int, spread: Spread
+) -> tuple[LBFGSState, Tensor]:
+    """Add the pair of a move and what the gradient has changed by, if it is curved; with a full history, in the memory
+    of the oldest. Also returns memory for the next move."""
+    products, steepest = survey(move, last.gradient, point.gradient, spread)
     if not curved(products):
-        return state
+        return state, move.values
     if len(state.pairs) < history:
-        s, y = (torch.empty_like(point.image, dtype=precision) for _ in range(2))
+        spare, y = (torch.empty_like(move.values) for _ in range(2))
     else:
-        s, y = (vector.values for vector in state.pairs[0])
+        spare, y = (vector.values for vector in state.pairs[0])
         state = replace(state, pairs=state.pairs[1:], products=state.products[2:, 2:])
-    pair = difference(point.image, last.image, longest, s), difference(point.gradient, last.gradient, steepest, y)
-    return replace(state, pairs=(*state.pairs, pair))
+    pair = move, difference(point.gradient, last.gradient, steepest, y)
+    return replace(state, pairs=(*state.pairs, pair)), spare
 
 
-def advance(state: LBFGSState, point: Point, buffer: Tensor, spread: Spread) -> tuple[Tensor, LBFGSState]:
+def advance(
+    state: LBFGSState, point: Point, buffer: Tensor, spare: Tensor, through: Filter, spread: Spread
+) -> tuple[Tensor, LBFGSState]:
     """Accept a point and leave it, along the inverse Hessian if there are pairs, no further than LARGEST_STEP.
 
-    buffer: memory for the next image.
+    buffer, spare: memory for the next image, and for the move.
     """
     gradient, elements = Vector(point.gradient), spread.elements(point.image.numel())
     state, products = with_curvature(state, extended(state.products, [*state.vectors, gradient], spread))
-    move = spread.agreed(-inverse_hessian(products))
-    if not products[-1] @ move < 0:  # no pairs, pairs that do not lead down, or NaN
+    ways = spread.agreed(-inverse_hessian(products))
+    if not products[-1] @ ways < 0:  # no pairs, pairs that do not lead down, or NaN
         state, products = replace(state, pairs=()), products[-1:, -1:]
         square = float(products) / elements
-        move = torch.tensor([-FIRST_STEP / math.sqrt(square) if square > 0 else 0.0], dtype=torch.float64)
-    size = math.sqrt(float(move @ products @ move) / elements)
-    move *= min(1.0, LARGEST_STEP / max(size, 1e-30))
-    image = combine(point.image, [*state.vectors, gradient], move, buffer)
-    return image, LBFGSState(point, pairs=state.pairs, products=products[:-1, :-1].clone())
+        ways = torch.tensor([-FIRST_STEP / math.sqrt(square) if square > 0 else 0.0], dtype=torch.float64)
+    size = math.sqrt(float(ways @ products @ ways) / elements)
+    ways *= min(1.0, LARGEST_STEP / max(size, 1e-30))
+    move = rounded(combine([*state.vectors, gradient], ways.tolist(), buffer), spare, spread)
+    following = LBFGSState(point, move, 0, state.pairs, products[:-1, :-1].clone())
+    return moved(point.image, move, buffer, through), following
 
 
-def retreat(state: LBFGSState, last: Point, failed: Point, spread: Spread) -> tuple[Tensor, LBFGSState]:
+def retreat(
+    state: LBFGSState, last: Point, move: Vector, buffer: Tensor, through: Filter, spread: Spread
+) -> tuple[Tensor, LBFGSState]:
     """Back to the accepted point, and a shorter move from there; steepest descent once the pairs have failed.
 
-    The next image takes the memory of the failed gradient.
+    buffer: memory for the next image.
     """
-    move, failures = torch.sub(failed.image, last.image, out=failed.gradient).mul_(SHORTEN), state.failures + 1
+    move, failures = Vector(move.values, move.exponent + SHORTEN), state.failures + 1
     if failures == FORGET:
-        torch.mul(last.gradient, -rms(move, spread) / max(rms(last.gradient, spread), 1e-30), out=move)
+        share = rms(move.values, spread) * 2.0**move.exponent / max(rms(last.gradient, spread), 1e-30)
+        move = rounded(combine([Vector(last.gradient)], [-share], buffer), move.values, spread)
         state = LBFGSState(last)
-    return move.add_(last.image), replace(state, failures=failures)
+    return moved(last.image, move, buffer, through), replace(state, move=move, failures=failures)
+
+
+def moved(image: Tensor, move: Vector, buffer: Tensor, through: Filter) -> Tensor:
+    """The image where z has moved, in the memory of `buffer` or of what the filter gives."""
+    return through(combine([move], [1.0], buffer)).add_(image)
 
 
 def inverse_hessian(products: Tensor) -> Tensor:
@@ -203,7 +231,13 @@ class AdamState:
     steps: int = 0
 
 
-def adam(learning_rate: float, decay: tuple[float, float] = (0.9, 0.99), *, spread: Spread = UNDIVIDED) -> Optimizer:
+def adam(
+    learning_rate: float,
+    decay: tuple[float, float] = (0.9, 0.99),
+    *,
+    spread: Spread = UNDIVIDED,
+    through: Filter = unchanged,
+) -> Optimizer:
     """Adam (Kingma and Ba 2015, algorithm 1) on pixels in [0, 1], to which each new image is clamped.
 
     learning_rate: step size in units of the pixel range. What is not finite in a gradient is left out.
@@ -217,16 +251,18 @@ def adam(learning_rate: float, decay: tuple[float, float] = (0.9, 0.99), *, spre
         image, gradient = image.contiguous(), gradient.contiguous()
         if not math.isfinite(peak(gradient, spread)):
             gradient.nan_to_num_(0, 0, 0)
+        gradient = through(gradient)
         count, old = state.steps + 1, state.mean.exponent
         new = exponent(max(peak(gradient, spread), peak(state.mean.values, spread) * 2.0**old))
         rate = learning_rate / (1 - decay[0] ** count)
-        for x, g, half, square in chunks(image, gradient, state.mean.values, state.square):
+        for g, half, square in chunks(gradient, state.mean.values, state.square):
             mean = torch.lerp(wide(half) * 2.0**old, g, 1 - decay[0])
             square.lerp_(g * g, 1 - decay[1])
             scale = (square / (1 - decay[1] ** count)).sqrt_().add_(1e-8)
             half.copy_(mean * 2.0**-new)
-            torch.sub(x, mean.div_(scale), alpha=rate, out=g).clamp_(0, 1)
-        return gradient, AdamState(Vector(state.mean.values, new), state.square, count)
+            torch.div(mean, scale, out=g)
+        following = through(gradient).mul_(-rate).add_(image).clamp_(0, 1)
+        return following, AdamState(Vector(state.mean.values, new), state.square, count)
 
     return Optimizer(init=init, step=step)
 
@@ -237,7 +273,8 @@ def halved(precision: torch.dtype) -> torch.dtype:
 
 
 State = LBFGSState | AdamState
-NUMBERS = {"kind", "steps", "exponents", "failures", "loss", "products"}  # in a packed state; all else is image-shaped
+# What of a packed state is no vector; all else is image-shaped.
+NUMBERS = {"kind", "steps", "exponents", "exponent", "failures", "loss", "products"}
 
 
 def carry_state(state: State, loss: float) -> State:
@@ -262,9 +299,8 @@ def resize_state(
 
     numbers: of the packed state. resized: one of its vectors, by name, as stored but for the size and the precision,
     which is the new image's; they become the state's own.
-    ratio: old over new number of pixels; a gradient of means over pixels shrinks by it. Adam's means shrink likewise.
-    Those of L-BFGS do not, so that its moves are `ratio` times as long as if all curvature had been carried: the pairs
-    know nothing of the detail that the finer scale brings. On pictures that ended 3 % lower than moves of full length.
+    ratio: old over new number of pixels; a gradient of means over pixels shrinks by it, and so do Adam's means and what
+    L-BFGS has seen gradients change by.
     """
 
     def moved(name: str, exponent: int, factor: float = 1) -> Vector:
@@ -276,14 +312,14 @@ def resize_state(
         square = resized("square").clamp_(min=0).mul_(ratio**2)
         return AdamState(moved("mean", exponents[0], ratio), square, int(numbers["steps"]))
     pairs = enumerate(zip(exponents[::2], exponents[1::2], strict=True))
-    larger = LBFGSState(pairs=tuple((moved(f"s{i}", s), moved(f"y{i}", y)) for i, (s, y) in pairs))
+    larger = LBFGSState(pairs=tuple((moved(f"s{i}", s), moved(f"y{i}", y, ratio)) for i, (s, y) in pairs))
     larger, products = with_curvature(larger, extended(larger.products, larger.vectors, spread))
     return replace(larger, products=products)
 
 
 def carried_names(packed: Mapping[str, Tensor]) -> list[str]:
     """The vectors of a packed state that `resize_state` asks for."""
-    return [name for name in packed if name not in NUMBERS and name not in ("image", "gradient")]
+    return [name for name in packed if name not in NUMBERS and name not in ("image", "gradient", "move")]
 
 
 def pack(state: State) -> dict[str, Tensor]:
@@ -295,6 +331,8 @@ def pack(state: State) -> dict[str, Tensor]:
     point = last._asdict() | {"loss": torch.tensor(last.loss, dtype=torch.float64)} if last else {}
     exponents = torch.tensor([vector.exponent for vector in state.vectors], dtype=torch.int64)
     numbers = {"kind": torch.tensor(0), "failures": torch.tensor(state.failures), "exponents": exponents}
+    if state.move is not None:
+        point |= {"move": state.move.values, "exponent": torch.tensor(state.move.exponent)}
     return (
         numbers
         | point
@@ -312,23 +350,26 @@ def unpack(tensors: Mapping[str, Tensor]) -> State:
         vectors = [Vector(tensors[f"{'sy'[i % 2]}{i // 2}"], power) for i, power in enumerate(exponents)]
         pairs = tuple(zip(vectors[::2], vectors[1::2], strict=True))
         point = Point(tensors["image"], tensors["gradient"], float(tensors["loss"])) if "loss" in tensors else None
-        return LBFGSState(point, int(tensors["failures"]), pairs, tensors["products"].cpu())
+        move = Vector(tensors["move"], int(tensors["exponent"])) if point else None
+        return LBFGSState(point, move, int(tensors["failures"]), pairs, tensors["products"].cpu())
     except KeyError as error:
         raise ValueError(f"no optimiser's state: {error} is missing; start afresh") from None
 
 
-def survey(last: Point, point: Point, spread: Spread) -> tuple[Tensor, list[float]]:
-    """Inner products (2, 2) and largest magnitudes of s and y, before they are rounded."""
-    ends = [tensor.view(-1) for tensor in (point.image, last.image, point.gradient, last.gradient)]
-    peaks = torch.zeros(2, dtype=point.image.dtype, device=point.image.device)
+def survey(move: Vector, earlier: Tensor, later: Tensor, spread: Spread) -> tuple[Tensor, float]:
+    """Inner products (2, 2) of a move and of what the gradient has changed by, before that is rounded, and the largest
+    magnitude of the latter."""
+    flat = [tensor.view(-1) for tensor in (move.values, earlier, later)]
+    steepest = torch.zeros((), dtype=later.dtype, device=later.device)
 
     def products(piece: slice) -> Tensor:
-        found = torch.zeros(2, 2, dtype=torch.float64, device=point.image.device)
-        for x, x_last, g, g_last in chunks(*(end[piece] for end in ends)):
-            rows = torch.stack([x - x_last, g - g_last])
+        found = torch.zeros(2, 2, dtype=torch.float64, device=later.device)
+        for s, before, after in chunks(*(values[piece] for values in flat)):
+            rows = torch.stack([wide(s), after - before])
             found += rows @ rows.T
-            torch.maximum(peaks, rows.abs().amax(1), out=peaks)
+            torch.maximum(steepest, rows[1].abs().max(), out=steepest)
         return found.view(-1)
 
-    total = spread.total(products(piece) for piece in spread.pieces(ends[0].numel())).view(2, 2)
-    return total.cpu(), spread.largest(peaks).tolist()
+    total = spread.total(products(piece) for piece in spread.pieces(later.numel())).view(2, 2).cpu()
+    powers = torch.tensor([2.0**move.exponent, 1], dtype=torch.float64)
+    return total * powers[:, None] * powers, float(spread.largest(steepest))
