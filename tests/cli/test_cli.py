@@ -390,11 +390,11 @@ MISTAKES: list[tuple[str, str, Callable[[], object] | None]] = [
     ("--weights other.safetensors", r"other\.safetensors does not hold the weights of embedded: key", other_weights),
     (
         "--weights text.pth",
-        r"text\.pth cannot be read as weights; give a safetensors file or a PyTorch",
+        r"text\.pth is a text file, not weights",
         write("text.pth", "hello"),
     ),
     ("--weights empty.pth", r"empty\.pth is empty; give a file of weights", write("empty.pth")),
-    ("--weights nowhere.pth", r"nowhere\.pth: No such file", None),
+    ("--weights nowhere.pth", r"nowhere\.pth is no file; give a file of weights", None),
     ("--address 127.0.0.1:1", r"no Ray answers at 127\.0\.0\.1:1 .*'ray start --head'", None),
     ("--address head", r"address is 'head'; give auto or host:port", None),
     ("--address ray://head:10001", r"address is 'ray://head:10001'; give auto or host:port", None),
