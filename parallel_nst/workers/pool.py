@@ -68,6 +68,10 @@ class RanksLost(Exception):
     """A rank has died or hung, so that all had to stop; what they have handed out remains. The workers are replaced."""
 
 
+class HandedLost(RanksLost):
+    """What ranks had handed out is lost too, with the machine that held it."""
+
+
 @dataclass(frozen=True)
 class Failed:
     """The result of a task that took its worker with it as often as it was tried, and how the last one ended."""

@@ -25,7 +25,7 @@ from parallel_nst.painting.style_targets import measured_style
 from parallel_nst.painting.tiles.geometry import plan_tiles
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.crew import Crew
-from parallel_nst.workers.pool import RanksLost, SerialPool
+from parallel_nst.workers.pool import HandedLost, RanksLost, SerialPool
 from parallel_nst.workers.ray import rank_run
 from parallel_nst.workers.ray.cluster import RayCluster
 from parallel_nst.workers.ray.pool import RayPool
@@ -161,6 +161,25 @@ def test_workers_that_are_lost_again_and_again_are_given_up(pool, monkeypatch):
     mode = Deadly(Scale(content, None, STEPS, tiles), resolved, pool)
     with pytest.raises(WorkerLost, match="2 times in a row"):
         list(mode.states(mode.start(content.whole), lambda _, progress: None, Due()))
+
+
+def test_where_what_was_kept_is_lost_too_the_scale_begins_again(pool, expected, monkeypatch):
+    together, calls = pool.together, []
+
+    def losing(works):
+        calls.append(works[0].kept)
+        if len(calls) == 2:
+            raise HandedLost("its machine is gone")
+        return (yield from together(works))
+
+    monkeypatch.setattr(pool, "together", losing)
+
+    def kill(step):
+        if step == 15 and len(calls) == 1:
+            workers()[0].send_signal(signal.SIGKILL)
+
+    assert same(painted(pool, kill), expected)
+    assert [kept and kept.step for kept in calls] == [None, 10, None]
 
 
 def test_fewer_workers_than_ranks_are_enough(pool, expected, monkeypatch):

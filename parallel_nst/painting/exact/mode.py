@@ -21,7 +21,7 @@ from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import Snapshot
 from parallel_nst.painting.tiles.geometry import Extent, gather
 from parallel_nst.painting.tiles.ownership import Ownership, Shard, deal
-from parallel_nst.workers.pool import Events, Handed, Pool, RanksLost, Shared
+from parallel_nst.workers.pool import Events, Handed, HandedLost, Pool, RanksLost, Shared
 from parallel_nst.workers.worker import Progress
 
 KEEP_EVERY = 10  # steps after which ranks that may die keep what is needed to go on: about 2 % of their time
@@ -94,21 +94,21 @@ class Exact:
     def states(self, start: ExactState, report: Report, due: Due) -> Iterator[ExactState]:
         """As `Mode.states`. WorkerLost when workers die again and again."""
         hearing, losses = Hearing(self.scale, report, due, start.step), 0
+        first: ExactState | None = start if self.pool.mortal else None
         again: ExactState | None = start  # where to begin if a worker is lost
         del start
         while again is not None:
             ownership = deal(self.scale.tiles, [1.0] * self.pool.muster(len(self.scale.tiles)))
             hearing.begin(ownership)
             events = self.pool.together(self._works(again, ownership, due))
-            if not self.pool.mortal or ownership.ranks == 1:
-                again = None  # nobody needs the first image any longer
+            again = again if self.pool.mortal else None  # nobody needs the first image any longer
             try:
                 for state in hearing.states(events):
                     again = again and again.after(hearing.kept)
                     yield state
                 return
             except RanksLost as lost:
-                again = again and again.after(hearing.kept)
+                again = first if isinstance(lost, HandedLost) else again and again.after(hearing.kept)
                 losses = 1 if hearing.kept else losses + 1
                 if losses > MAX_LOSSES:
                     raise WorkerLost(f"workers were lost {losses} times in a row: {lost}") from None
@@ -120,9 +120,7 @@ class Exact:
     def _works(self, start: ExactState, ownership: Ownership, due: Due) -> list[PaintShard]:
         """What each rank is to do, from the first image or from what was kept."""
         scale = self.scale
-        keeps = frozenset(
-            range(KEEP_EVERY, scale.steps, KEEP_EVERY) if self.pool.mortal and ownership.ranks > 1 else ()
-        )
+        keeps = frozenset(range(KEEP_EVERY, scale.steps, KEEP_EVERY) if self.pool.mortal else ())
         return [
             PaintShard(
                 ownership=ownership,

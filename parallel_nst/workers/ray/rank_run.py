@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 
-from parallel_nst.workers.pool import Events, Handed, RanksLost, RankWork
+from parallel_nst.workers.pool import Events, Handed, HandedLost, RanksLost, RankWork
 from parallel_nst.workers.ranks.communicator import PeerLost
 from parallel_nst.workers.ray.actors import Announced, Slot, TaskFinished
 from parallel_nst.workers.ray.cluster import first_line
@@ -47,6 +47,7 @@ class RankRun:
         self._results: dict[int, Any] = {}
         self._reason: str | None = None  # why a rank was lost
         self._broken: str | None = None  # what another one saw of it
+        self._lost_values: str | None = None  # what became of values that were kept for the ranks
         self._error: BaseException | None = None  # of the work itself
         self._failed = float("inf")  # when the first of these happened
         self._ranks: list[Rank] = []
@@ -75,6 +76,8 @@ class RankRun:
                     rank.slot.dismiss()
         if self._error is not None:
             raise self._error
+        if self._lost_values is not None:
+            raise HandedLost(self._lost_values)
         if self._reason or self._broken:
             raise RanksLost(self._reason or f"workers no longer reach each other ({self._broken})")
         return [self._results[number] for number in range(len(self._ranks))]
@@ -94,6 +97,8 @@ class RankRun:
             cause = error.cause if isinstance(error.cause, Exception) else error
             if isinstance(cause, PeerLost):
                 self._broken = self._broken or str(cause)
+            elif isinstance(cause, ObjectLostError):
+                self._lost_values = first_line(cause)
             else:
                 self._error = self._error or cause
             self._failed = min(self._failed, time.monotonic())
