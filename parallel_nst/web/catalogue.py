@@ -24,7 +24,7 @@ class Model:
 class Catalogue:
     """All models of a server. A name is looked up, never made into a path."""
 
-    def __init__(self, folder: str = "") -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         """folder: of more models; each file in it, or folder of MicroAST's four, is one, called as it is without its
         suffix. What cannot be read is left out, see `left_out`."""
         self.models: dict[str, Model] = {}
@@ -33,7 +33,7 @@ class Catalogue:
             if named.state in ("bundled", "in cache"):
                 found = resolve(named.name)
                 self._add(named.name, named.about, (found,) if isinstance(found, Path) else tuple(found))
-        for path in sorted(Path(folder).iterdir()) if folder else ():
+        for path in sorted(folder.iterdir()) if folder else ():
             if not path.name.startswith(".") and (path.is_dir() or path.suffix.lower() in WEIGHTS):
                 self._add(path.stem, "of the model folder", (path,))
 

@@ -7,39 +7,50 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parallel_nst.errors import BadInput
+from parallel_nst.jobs.requests import WorkerOptions
 from parallel_nst.recipe import check_bounds, knob
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MEGA = 1_000_000
+LEAST_TOKEN = 16  # characters
 
 
 @dataclass(frozen=True)
-class ServeSettings:
-    """A server. An empty text stands for nothing given."""
+class ServeSettings(WorkerOptions):
+    """A server. token: empty where none is wanted."""
 
-    port: int = knob(8002, "port to listen at", least=0, most=65535)
-    host: str = knob("127.0.0.1", "address to listen at; any but this machine's own wants --token")
-    token: str = knob("", "secret that callers have to know; none is wanted on 127.0.0.1")
-    allow_hosts: str = knob("", "names that the server is called by besides its address, with commas between")
-    folder: Path = knob(Path("pnst-jobs"), "folder for jobs and their pictures")
-    models: str = knob("", "folder of generators to offer besides the bundled ones")
-    keep: float = knob(0.0, "days after which jobs that have ended are removed; 0: never", least=0)
-    queue: int = knob(50, "jobs that may wait; more are refused for the time being", least=1, most=10_000)
-    max_megabytes: int = knob(64, "size of a request with its pictures in MB, at most", least=1, most=4096)
-    max_megapixels: int = knob(50, "size of a picture in megapixels, at most", least=1, most=1000)
-    max_size: int = knob(4096, "longest side of a generated picture in px, at most", least=64, most=100_000)
-    workers: int = knob(1, "workers that paint; one is this process with all its cores", least=1)
-    in_process: bool = knob(False, "workers are threads of this process instead of Ray's processes")
-    address: str = knob("", "Ray cluster to paint on (auto or HOST:PORT)")
+    port: int = knob(8002, "port to listen at; 0: any that is free", "Server", least=0, most=65535, common=True)
+    host: str = knob(
+        "127.0.0.1", "address to listen at; any but this machine's own wants --token", "Server", common=True
+    )
+    token: str = knob(
+        "",
+        "secret that callers have to know; better in PNST_TOKEN, for others see command lines",
+        "Server",
+        variable="PNST_TOKEN",
+    )
+    allow_hosts: str = knob("", "names that it is called by besides its address, with commas between", "Server")
+    folder: Path = knob(Path("pnst-jobs"), "folder for jobs and their pictures", "Server", common=True)
+    models: Path | None = knob(None, "folder of generators to offer besides the bundled ones", "Server", common=True)
+    keep: float | None = knob(
+        None, "days after which jobs that have ended are removed", "Server", above=0, shown="for ever"
+    )
+    queue: int = knob(50, "jobs that may wait; more are put off", "Server", least=1, most=10_000)
+    max_megabytes: int = knob(64, "size of a request with its pictures in MB, at most", "Server", least=1, most=4096)
+    max_megapixels: int = knob(50, "size of a picture in megapixels, at most", "Server", least=1, most=1000)
+    max_size: int = knob(4096, "longest side of a generated picture in px, at most", "Server", least=64, most=100_000)
+    workers: int | None = knob(
+        1, "workers at most; one is this process with all its cores", "Workers", least=1, common=True
+    )
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        if not is_loopback(self.host) and len(self.token) < 16:
+        if not is_loopback(self.host) and len(self.token) < LEAST_TOKEN:
             raise BadInput(
-                f"host is {self.host}, which others can reach; give --token with at least 16 characters, or --host "
-                "127.0.0.1"
+                f"host is {self.host}, which others can reach; give --token with at least {LEAST_TOKEN} characters, or "
+                "--host 127.0.0.1"
             )
-        if self.models and not Path(self.models).is_dir():
+        if self.models and not self.models.is_dir():
             raise BadInput(f"models is {self.models}, which is no folder; name one with generators in it")
 
     @property
@@ -53,9 +64,8 @@ class ServeSettings:
     @property
     def names(self) -> frozenset[str]:
         """Host names, in lower case and without ports, that requests may be addressed to."""
-        own = {self.host.lower()} if not self.anywhere else set()
         given = {name.strip().lower() for name in self.allow_hosts.split(",") if name.strip()}
-        return frozenset({*LOOPBACK, *own, *given})
+        return frozenset({*LOOPBACK, self.host.lower(), *given})
 
     @property
     def anywhere(self) -> bool:

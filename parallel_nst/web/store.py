@@ -186,10 +186,13 @@ class JobStore:
             )
             return changed.rowcount > 0
 
-    def put_back(self, job: str) -> None:
-        """A running job waits again, at the place that it had."""
+    def put_back(self, job: str, *, blameless: bool = False) -> None:
+        """A running job waits again, at the place that it had. blameless: this start does not count."""
         with self._transaction() as base:
-            base.execute("UPDATE jobs SET state = 'queued' WHERE id = ? AND state = 'running'", (job,))
+            base.execute(
+                "UPDATE jobs SET state = 'queued', starts = starts - ? WHERE id = ? AND state = 'running'",
+                (int(blameless), job),
+            )
 
     def cancel(self, job: str) -> bool:
         """Whether it was waiting or running until now."""

@@ -46,7 +46,9 @@ def test_jobs_are_claimed_in_order_and_kinds_do_not_wait_for_each_other(store):
     assert store.claim("painting").id == second.id
 
 
-@pytest.mark.parametrize(("to", "order"), [(1, "cabd"), (2, "acbd"), (3, "abcd"), (4, "abdc"), (99, "abdc"), (-5, "cabd")])
+@pytest.mark.parametrize(
+    ("to", "order"), [(1, "cabd"), (2, "acbd"), (3, "abcd"), (4, "abdc"), (99, "abdc"), (-5, "cabd")]
+)
 def test_a_waiting_job_can_be_moved(store, to, order):
     jobs = {name: added(store, name=name) for name in "abcd"}
     assert store.move(jobs["c"].id, to)
