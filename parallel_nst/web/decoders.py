@@ -49,7 +49,7 @@ class DecodeProcess:
             if "shape" not in told:
                 return told, None
             array = np.empty(told["shape"], np.float32)
-            read_into(process.stdout.fileno(), memoryview(array).cast("B"), rest, until)
+            read_into(process.stdout.fileno(), array.data.cast("B"), rest, until)
             return told, array
         except BaseException as error:
             self.close()

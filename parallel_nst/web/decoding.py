@@ -80,7 +80,7 @@ def serve(questions: BinaryIO, answers: BinaryIO) -> None:
         told, arrays = answered(json.loads(line))
         answers.write(json.dumps(told).encode() + b"\n")
         for array in arrays:
-            answers.write(memoryview(array).cast("B"))
+            answers.write(array.data.cast("B"))
         answers.flush()
 
 

@@ -130,10 +130,8 @@ class InstantStylizer:
         contents = [request.content for request in requests]
         batch = batch_of(contents).to(self._device)
         made = stylise(generator, batch, style, memory=self._memory()).output
-        outputs = made.permute(0, 2, 3, 1).float().cpu().numpy()
-        return [
-            carried(content, np.ascontiguousarray(output)) for content, output in zip(contents, outputs, strict=True)
-        ]
+        images = np.ascontiguousarray(made.permute(0, 2, 3, 1).float().cpu().numpy())
+        return [carried(content, image) for content, image in zip(contents, images, strict=True)]
 
     def _encoded(self, generator: Generator, request: InstantRequest) -> Style | None:
         """What a generator has to know of the style picture; BadInput where it takes none."""

@@ -132,7 +132,8 @@ class JobStore:
         with self._transaction() as base:
             (last,) = base.execute("SELECT coalesce(max(place), 0) FROM jobs").fetchone()
             base.execute(
-                "INSERT INTO jobs (id, kind, state, name, settings, place, created) VALUES (?, ?, 'queued', ?, ?, ?, ?)",
+                "INSERT INTO jobs (id, kind, state, name, settings, place, created) "
+                "VALUES (?, ?, 'queued', ?, ?, ?, ?)",
                 (job, kind, name, json.dumps(settings), last + 1, time.time()),
             )
         return self[job]
@@ -247,7 +248,7 @@ class JobStore:
 
     def _select(self, where: str, values: tuple[Any, ...]) -> list[Job]:
         with self._lock, closing(self._base.execute(f"SELECT {COLUMNS} FROM jobs {where}", values)) as rows:
-            return [Job(*row[:4], json.loads(row[4]), *row[5:]) for row in rows]
+            return [job_of(row) for row in rows]
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -260,6 +261,12 @@ class JobStore:
                 self._base.execute("ROLLBACK")
                 raise
             self._base.execute("COMMIT")
+
+
+def job_of(row: tuple[Any, ...]) -> Job:
+    """A row of the columns of `Job`, in their order."""
+    values = dict(zip(COLUMNS.split(", "), row, strict=True))
+    return Job(**values | {"settings": json.loads(values["settings"])})
 
 
 def between(others: list[Job], to: int) -> float:
@@ -276,6 +283,6 @@ def between(others: list[Job], to: int) -> float:
 
 
 def shown_name(text: str | None, otherwise: str = "picture") -> str:
-    """A file's name as people are shown it, never as it is stored: its last part, in one line, at most 80 characters."""
+    """A file's name as people are shown it, never as it is stored: its last part, in one line of 80 characters."""
     name = printable(re.split(r"[/\\]", text or "")[-1])[:80].strip()
     return name if name.strip(".") else otherwise
