@@ -5,15 +5,19 @@ import struct
 import time
 import zlib
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
 from starlette.testclient import TestClient
 
+from parallel_nst.networks.backbones.loading import load_weights
 from parallel_nst.networks.generators.files import save_generator
 from parallel_nst.web.api import create_app
 from parallel_nst.web.service import opened
 from parallel_nst.web.settings import ServeSettings
+from parallel_nst.workers.pool import SerialPool
+from parallel_nst.workers.worker import WorkerSpec
 from tests.small_generators import narrow
 
 BASE = "http://127.0.0.1:8002"
@@ -27,8 +31,17 @@ def served(folder, pool=None, **options):
     for name in ("transformer-net", "microast"):
         save_generator(narrow(name).float(), models / f"{name}.safetensors")
     settings = ServeSettings(folder=folder / "jobs", models=models, **options)
-    with opened(settings, pool=pool) as service, TestClient(create_app(service), base_url=BASE) as caller:
+    with (
+        patch("parallel_nst.web.instant.usable_cores", return_value=1),  # threads that wait for each other take minutes
+        opened(settings, pool=pool or one_thread) as service,
+        TestClient(create_app(service), base_url=BASE) as caller,
+    ):
         yield service, caller
+
+
+def one_thread():
+    """A pool of one worker with one thread."""
+    return SerialPool(WorkerSpec("cpu", "float32", 1, {"embedded": load_weights("embedded", None)}))
 
 
 def picture_bytes(width=48, height=40, form="PNG", seed=0, **more):
@@ -61,7 +74,7 @@ def animation(frames=3):
 def sent(caller, content=None, name="a.png", files=None, **form):
     """Ask for a job; small and short unless said otherwise."""
     given = {"content": (name, content if content is not None else picture_bytes()), **(files or {})}
-    return caller.post("/v1/jobs", files=given, data={"size": 32, **form})
+    return caller.post("/v1/jobs", files=given, data={"size": 16, **form})
 
 
 def ended(caller, job, seconds=120):

@@ -229,7 +229,8 @@ def jobs_router(service: Service) -> APIRouter:
         found(job)
         if not store.move(job, asked.place):
             raise HTTPException(409, "this job does not wait")
-        board.touch(job)
+        for waiting in store.waiting():
+            board.touch(waiting)
         return view(job)
 
     @router.delete("/jobs/{job}")
