@@ -50,7 +50,7 @@ STYLE_SIDE = 512  # px of a style picture for a generator
 Format = Literal["png", "jpeg", "webp"]
 Role = Literal["result", "content", "style", "preview"]
 Size = Annotated[int, Form(ge=0, le=100_000, description="longer side in px; 0: the content's own")]
-Strength = Annotated[float, Form(ge=0, le=1, allow_inf_nan=False, description="of the style, 0 to 1")]
+StrengthForm = Form(ge=0, le=1, allow_inf_nan=False, description="of the style, 0 to 1")
 Name = Annotated[str | None, Form(max_length=200)]
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorView} for status in (400, 401, 403, 404, 408, 409, 413, 422, 429)
@@ -179,7 +179,7 @@ def jobs_router(service: Service) -> APIRouter:
         painting: Annotated[Name, Form(description="in place of a style picture, one that is here")] = None,
         model: Annotated[Name, Form(description="a generator; left out, the picture is optimised")] = None,
         size: Size = 1024,
-        strength: Strength | None = None,
+        strength: Annotated[float | None, StrengthForm] = None,
         recipe: Annotated[str, Form(max_length=10_000, description="JSON object of more settings")] = "",
     ) -> JobView:
         """Put a job into the queue."""
@@ -282,7 +282,7 @@ def pictures_router(service: Service) -> APIRouter:
         model: Annotated[str, Form(max_length=200, description="a generator")],
         style: Annotated[UploadFile | None, File(description="for a generator that takes one")] = None,
         size: Size = 0,
-        strength: Strength = 1.0,
+        strength: Annotated[float, StrengthForm] = 1.0,
         format: Annotated[Format, Form(description="of the answer")] = "jpeg",
     ) -> Response:
         """Paint a picture with a generator, and answer with it."""

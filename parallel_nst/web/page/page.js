@@ -250,7 +250,7 @@ function stateText(job) {
     const left = progress.seconds_left === null ? "" : `, ${duration(progress.seconds_left)} left`;
     return `${Math.round(progress.share * 100)} %, scale ${progress.scale} of ${progress.scales}, step ${progress.step} of ${progress.steps}${left}`;
   }
-  if (job.state === "done") return `${job.width} × ${job.height} px, ${duration(job.ended - job.started)}`;
+  if (job.state === "done") return `${job.width} x ${job.height} px, ${duration(job.ended - job.started)}`;
   return job.message ? `${job.state}: ${job.message}` : job.state;
 }
 
