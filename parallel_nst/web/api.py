@@ -213,15 +213,16 @@ def jobs_router(service: Service) -> APIRouter:
         return stream(service, job)
 
     @router.get("/jobs/{job}/image", response_class=FileResponse, responses={200: {"content": {"image/png": {}}}})
-    def image(job: str, role: Role = "result", download: bool = False) -> FileResponse:
+    def image(job: str, role: Role = "result", download: bool = False) -> Response:
         """A picture of a job: its result, in full; what it was given; or the latest preview."""
         path = getattr(store.files(found(job).id), role)
         if not path.exists():
             raise HTTPException(404, f"this job has no {role} yet")
-        name = f"{Path(found(job).name).stem}-{job[:6]}{path.suffix}" if download else None
-        media = "image/jpeg" if path.suffix == ".jpg" else "image/png"
-        caching = "no-store" if role == "preview" else "private, max-age=31536000, immutable"
-        return FileResponse(path, media_type=media, filename=name, headers={"cache-control": caching})
+        if role == "preview":  # read whole, for another may take its place at any moment
+            return Response(path.read_bytes(), media_type="image/jpeg", headers={"cache-control": "no-store"})
+        name = f"{Path(found(job).name).stem}-{job[:6]}.png" if download else None
+        headers = {"cache-control": "private, max-age=31536000, immutable"}
+        return FileResponse(path, media_type="image/png", filename=name, headers=headers)
 
     @router.patch("/jobs/{job}")
     def move(job: str, asked: MoveRequest) -> JobView:

@@ -72,7 +72,7 @@ function button(text, label, act) {
 function showLooks() {
   const before = look();
   const looks = [
-    ...server.models.map((model) => ({ value: `model:${model.name}`, text: model.name, sign: "⚡", title: model.about })),
+    ...server.models.map((model) => ({ value: `model:${model.name}`, text: `${model.name}, at once`, sign: "⚡", title: model.about })),
     ...server.paintings.map((name) => ({ value: `painting:${name}`, text: name, image: `/v1/paintings/${name}` })),
   ];
   if (styleFile) looks.push({ value: "own", text: styleFile.name, file: styleFile });
@@ -130,17 +130,21 @@ function formOf(file) {
 
 async function paint(event) {
   event.preventDefault();
-  at("paint").disabled = true;
+  const sending = chosen; // what is added from now on is for another look
+  chosen = [];
   tell("");
+  showChosen();
   try {
-    while (chosen.length) {
-      const answer = await ask("/v1/jobs", { method: "POST", body: formOf(chosen[0]) });
+    const forms = sending.map(formOf);
+    while (sending.length) {
+      const answer = await ask("/v1/jobs", { method: "POST", body: forms.shift() });
+      sending.shift();
       update([await answer.json()]);
-      chosen.shift();
     }
   } catch (error) {
     tell(error instanceof Refused ? error.message : "the server cannot be reached; try again");
   }
+  chosen = [...sending, ...chosen];
   showChosen();
 }
 
