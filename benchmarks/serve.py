@@ -29,7 +29,6 @@ from io import BytesIO
 from pathlib import Path
 
 import psutil
-import torch
 from page import table, write
 from PIL import Image
 
@@ -263,7 +262,7 @@ def settle(server: Server) -> None:
 
 def killed(folder: Path) -> list[str]:
     """A server that is killed while it paints, and the next one in its folder."""
-    form = {"painting": "embers", "size": "256", "recipe": '{"steps": 60}'}
+    form = {"painting": "embers", "size": "160", "recipe": '{"steps": 60}'}
     with started(folder) as server:
         jobs = [json.loads(server.post("/v1/jobs", photograph(256), form).body)["id"] for _ in range(3)]
         until = time.monotonic() + PATIENCE
@@ -303,8 +302,8 @@ def main() -> None:
     header = ["clients", "p50, s", "p95, s", "requests/s", "passes/s of the network alone", "overhead", "refused"]
     parts = [
         f"`POST /v1/stylize` with a JPEG of {side} x {side} px, model `{MODEL}`, answered as JPEG, on loopback. "
-        "Overhead: time a picture at this rate against the median pass of the network alone, before and after, with the same "
-        "threads. Client, server and decoding share the cores.",
+        "Overhead: time a picture at this rate against the median pass of the network alone, before and after, with the "
+        "same threads. Client, server and decoding share the cores.",
         table(header, rows),
         "## Much at once",
         *soaked,
