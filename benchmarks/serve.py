@@ -81,6 +81,12 @@ class Server:
         body = b"".join([*parts, head.encode(), content, f"\r\n--{mark}--\r\n".encode()])
         return self.ask("POST", path, body, f"multipart/form-data; boundary={mark}")
 
+    def processor(self) -> float:
+        """Seconds of processor time so far, of the server and what it has started."""
+        own = psutil.Process(self.process.pid)
+        times = [one.cpu_times() for one in (own, *own.children(recursive=True))]
+        return sum(one.user + one.system for one in times)
+
     def usage(self) -> tuple[float, int, int]:
         """Memory in MB, open files and processes, of the server and what it has started."""
         own = psutil.Process(self.process.pid)
@@ -120,8 +126,8 @@ def photograph(side: int) -> bytes:
     return file.getvalue()
 
 
-def bare(side: int) -> list[float]:
-    """Seconds of passes of the network alone, as the server runs it."""
+def bare(side: int) -> tuple[list[float], float]:
+    """Seconds of passes of the network alone, as the server runs it, and of processor time of one."""
     import torch  # after parallel_nst, which says how threads wait
 
     torch.set_num_threads(usable_cores())
@@ -129,12 +135,12 @@ def bare(side: int) -> list[float]:
     ready = prepare(generator, "cpu", chosen_dtype(generator, native_bfloat16("cpu")))
     picture = torch.rand(1, 3, side, side)
     stylise(ready, picture, memory=4 << 30)
-    seconds = []
+    seconds, busy = [], time.process_time()
     for _ in range(PASSES):
         began = time.perf_counter()
         stylise(ready, picture, memory=4 << 30)
         seconds.append(time.perf_counter() - began)
-    return seconds
+    return seconds, (time.process_time() - busy) / PASSES
 
 
 def load(server: Server, clients: int, each: int, content: bytes, form: str) -> tuple[list[Answer], float]:
@@ -161,16 +167,18 @@ def latency(folder: Path, side: int, requests: int) -> list[list[object]]:
         load(server, 2, 2, content, "jpeg")
         before = bare(side)
         for clients in CLIENTS:
+            used = server.processor()
             answers, seconds = load(server, clients, max(2, requests // clients), content, "jpeg")
+            used = (server.processor() - used) / len(answers)
             after = bare(side)
-            alone = statistics.median(before + after)
+            alone, busy = statistics.median(before[0] + after[0]), (before[1] + after[1]) / 2
             times = sorted(answer.seconds for answer in answers)
             rate = len(answers) / seconds
             p95 = times[min(len(times) - 1, int(0.95 * len(times)))]
             ratio = 1 / rate / alone - 1
             bad = sum(answer.status != 200 for answer in answers)
             row = [clients, f"{statistics.median(times):.3f}", f"{p95:.3f}", f"{rate:.1f}", f"{1 / alone:.1f}"]
-            rows.append([*row, f"{100 * ratio:+.0f} %", bad])
+            rows.append([*row, f"{100 * ratio:+.0f} %", f"{100 * (used / busy - 1):+.0f} %", bad])
             print(rows[-1], flush=True)
             before = after
     return rows
@@ -299,11 +307,21 @@ def main() -> None:
         rows = latency(folder / "latency", side, requests)
         soaked = soak(folder / "soak", seconds)
         again = killed(folder / "killed")
-    header = ["clients", "p50, s", "p95, s", "requests/s", "passes/s of the network alone", "overhead", "refused"]
+    header = [
+        "clients",
+        "p50, s",
+        "p95, s",
+        "requests/s",
+        "passes/s of the network alone",
+        "overhead",
+        "in processor time",
+        "refused",
+    ]
     parts = [
         f"`POST /v1/stylize` with a JPEG of {side} x {side} px, model `{MODEL}`, answered as JPEG, on loopback. "
         "Overhead: time a picture at this rate against the median pass of the network alone, before and after, with the "
-        "same threads. Client, server and decoding share the cores.",
+        "same threads; in processor time: the same of all that the server and its processes compute, which other programs "
+        "of the machine disturb less. Client, server and decoding share the cores.",
         table(header, rows),
         "## Much at once",
         *soaked,

@@ -60,9 +60,8 @@ def over(shown: list[JobView]) -> bool:
 
 def event(shown: list[JobView], removed: list[str]) -> str:
     """Jobs that have changed and ids of those that are no more."""
-    text = JobsView(jobs=shown).model_dump_json()
-    gone = "" if not removed else f"event: removed\ndata: {','.join(removed)}\n\n"
-    return f"data: {text}\n\n{gone}" if shown else gone
+    gone = f"event: removed\ndata: {','.join(removed)}\n\n" if removed else ""
+    return f"data: {JobsView(jobs=shown).model_dump_json()}\n\n{gone}"
 
 
 def check_listeners(service: Service) -> None:

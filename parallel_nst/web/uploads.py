@@ -49,8 +49,10 @@ class Intake:
             return self._decoders.settings(path)
 
     def painting(self, name: str) -> Path:
-        """A copy of a painting that is here, to be moved. BadInput for a name that there is not."""
-        return Path(shutil.copyfile(painting(name), self._folder / "style.png"))
+        """A painting of the gallery as a PNG in this place. BadInput for a name that there is not."""
+        to = self._folder / "style.png"
+        self._decoders.convert(painting(name), to)
+        return to
 
     @contextmanager
     def _raw(self, upload: Upload) -> Iterator[Path]:
