@@ -319,9 +319,9 @@ def main() -> None:
     ]
     parts = [
         f"`POST /v1/stylize` with a JPEG of {side} x {side} px, model `{MODEL}`, answered as JPEG, on loopback. "
-        "Overhead: time a picture at this rate against the median pass of the network alone, before and after, with the "
-        "same threads; in processor time: the same of all that the server and its processes compute, which other programs "
-        "of the machine disturb less. Client, server and decoding share the cores.",
+        "Overhead: time a picture at this rate against the median pass of the network alone, before and after, with "
+        "the same threads; in processor time: the same of all that the server and its processes compute, which other "
+        "programs of the machine disturb less. Client, server and decoding share the cores.",
         table(header, rows),
         "## Much at once",
         *soaked,
