@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from concurrent.futures import Future
 from dataclasses import dataclass
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as HTTPError
 from starlette.types import ASGIApp
 
-from parallel_nst import __version__
 from parallel_nst.errors import BadInput, PnstError, message_of
 from parallel_nst.files.bundled import STYLES
 from parallel_nst.files.images import Picture, write_image
@@ -62,7 +62,7 @@ def create_app(service: Service) -> ASGIApp:
     """The application, with all that every request meets first around it."""
     app = FastAPI(
         title="parallel_nst",
-        version=__version__,
+        version=version_of("parallel-nst"),
         description="Neural style transfer: generators at once, Gatys' optimisation as jobs.",
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
