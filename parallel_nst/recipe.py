@@ -37,7 +37,7 @@ MOST_TILES = 10_000  # along a side, and in all where only a count is given
 SMALLEST_SCALE = 128  # px, longest side; below it no layer of a backbone sees more than a few positions
 
 
-Group = Literal["Pictures", "Look", "Steps", "Network", "Tiles", "Workers", "Output"]
+Group = Literal["Server", "Pictures", "Look", "Steps", "Network", "Tiles", "Workers", "Output"]
 GROUPS: tuple[Group, ...] = get_args(Group)  # of options, in the order of a help page
 REQUIRED: Any = MISSING  # as the default of a knob: there is none
 
