@@ -27,6 +27,8 @@ else:
 
 Optimizer = Literal["lbfgs", "adam"]
 StyleLoss = Literal["gram", "w2"]
+LossUnits = Literal["relative", "absolute"]
+Pooling = Literal["auto", "max", "avg"]
 Init = Literal["content", "noise", "style"]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
@@ -210,8 +212,14 @@ class Recipe:
         0, "number of scales, each the square root of two coarser; 0: down to about 128 px", "Steps", least=0, most=40
     )
     backbone: str = knob("embedded", "network that measures content and style")
+    pooling: Pooling = knob("auto", "how the backbone halves its features; auto: as it was trained")
     style_weight: float = knob(1.0, "weight of the style loss", least=0)
     style_loss: StyleLoss = knob("w2", "w2: means and covariances, by their Wasserstein distance; gram: Gram matrices")
+    loss_units: LossUnits = knob(
+        "relative",
+        "of losses; relative: the style's own features, a mean over layers; absolute: mean squares of features as they "
+        "are, a sum over layers, as in papers",
+    )
     content_weight: float = knob(
         0.03, "weight of the content loss: higher keeps more of the photograph", least=0, common=True
     )
@@ -222,6 +230,14 @@ class Recipe:
         "step size of adam in units of the pixel range; lbfgs scales itself",
         "Steps",
         above=0,
+        only_with=("optimizer", ("adam",)),
+    )
+    learning_rate_decay: float = knob(
+        1.0,
+        "factor by which the step size of adam falls every 100 steps",
+        "Steps",
+        above=0,
+        most=1,
         only_with=("optimizer", ("adam",)),
     )
     history: int = knob(

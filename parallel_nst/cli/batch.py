@@ -60,7 +60,7 @@ def settled(job: FolderJob, given: Values) -> FolderJob:
         refuse(given, ["strength", "style_size"], "a style picture; give --style too")
     knobs = [option.name for option in options_of(Recipe, ("tiling",)) if option.name not in BOTH]
     what = "painting by optimisation; give --style without --model"
-    refuse(given, [*knobs, "weights", "recipe"], what)
+    refuse(given, [*knobs, "weights", "recipe", "preset"], what)
     sizes = {name: given[name] for name in ("size", "style_size") if given.get(name)}
     return replace(job, options=replace(job.options, dtype=job.recipe.dtype, **sizes))
 

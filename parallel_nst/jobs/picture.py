@@ -73,7 +73,7 @@ def stylize_file(
         check_output(path, inputs=[job.content, job.style])
     remove_leftovers((job.output, job.preview, job.snapshot))
     weights = load_weights(job.recipe.backbone, job.weights)
-    backbone = build_backbone(job.recipe.backbone, weights)
+    backbone = build_backbone(job.recipe.backbone, weights, job.recipe.pooling)
     resolved = resolve(job.recipe, backbone)
     content, style = read_inputs(job, memory, notify)
     opened = open_pool(

@@ -77,7 +77,7 @@ def stylize(
     an earlier run with the same pictures and recipe was stopped. BadInput for an unknown layer, or when nothing fits
     the memory; Diverged where the loss never is finite.
     """
-    backbone = build_backbone(recipe.backbone, pool.spec.weights[recipe.backbone])
+    backbone = build_backbone(recipe.backbone, pool.spec.weights[recipe.backbone], recipe.pooling)
     resolved = resolve(recipe, backbone)
     budget = budget or budget_for(content.size, resolved, backbone, pool.spec, pool.size, worker_memory(pool))
     return paint(content, style, resolved, pool, budget, callbacks, resume)
@@ -177,7 +177,7 @@ def scale_of(content: Picture, style: Picture, plan: ScalePlan, resolved: Resolv
 
 def whole_loss(content: Picture, style: Picture, generated: Picture, recipe: Recipe, pool: Pool) -> float:
     """The loss of a generated picture as one objective over all of it, at the finest scale, however it was made."""
-    backbone = build_backbone(recipe.backbone, pool.spec.weights[recipe.backbone])
+    backbone = build_backbone(recipe.backbone, pool.spec.weights[recipe.backbone], recipe.pooling)
     resolved = resolve(replace(recipe, tiling=replace(recipe.tiling, mode="exact", tiles="auto")), backbone)
     budget = budget_for(content.size, resolved, backbone, pool.spec, pool.size, worker_memory(pool))
     plan = plan_scales(content.size, style.size, resolved, budget)[-1]

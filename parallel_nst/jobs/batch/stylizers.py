@@ -133,7 +133,7 @@ class GatysStylizer:
     together: int = 1
 
     def ready(self, worker: Worker) -> PaintPictures:
-        backbone = build_backbone(self.recipe.backbone, worker.spec.weights[self.recipe.backbone])
+        backbone = build_backbone(self.recipe.backbone, worker.spec.weights[self.recipe.backbone], self.recipe.pooling)
         pool = SerialPool(worker.spec, worker)
         resolved = resolve(self.recipe, backbone)
         layers = resolved.layers

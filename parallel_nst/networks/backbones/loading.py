@@ -8,6 +8,7 @@ from parallel_nst.errors import BadWeights
 from parallel_nst.networks.backbones.base import Backbone
 from parallel_nst.networks.backbones.registry import backbone_entry, weights_file
 from parallel_nst.networks.weights.states import State, read_state
+from parallel_nst.recipe import Pooling
 
 
 def load_weights(name: str, path: Path | None = None) -> State:
@@ -23,6 +24,8 @@ def load_weights(name: str, path: Path | None = None) -> State:
     return state
 
 
-def build_backbone(name: str, state: State) -> Backbone:
-    """A backbone that computes: frozen, in evaluation mode."""
-    return backbone_entry(name).build(state).requires_grad_(False).eval()
+def build_backbone(name: str, state: State, pooling: Pooling = "auto") -> Backbone:
+    """A backbone that computes: frozen, in evaluation mode. pooling: see `Backbone.pool_by`."""
+    backbone = backbone_entry(name).build(state).requires_grad_(False).eval()
+    backbone.pool_by(pooling)
+    return backbone

@@ -32,24 +32,34 @@ def total_loss(sums: FeatureSums, style: StyleTargets, resolved: ResolvedRecipe)
     picture near the range of pixels; in [0, 1] that is 0."""
     recipe, layers, counts = resolved.recipe, resolved.layers, sums.positions
     style_terms = {n: style_loss(sums.grams[n] / counts[n], style, n, recipe) for n in layers.style}
-    content_terms = {n: sums.content[n] / (counts[n] * style.powers[n]) for n in layers.content}
-    total = recipe.style_weight * weighted_mean(style_terms, layers.style)
-    total = total + recipe.content_weight * weighted_mean(content_terms, layers.content)
+    relative = recipe.loss_units == "relative"
+    content_terms = {n: sums.content[n] / (counts[n] * (style.powers[n] if relative else 1)) for n in layers.content}
+    together = weighted_mean if relative else weighted_sum
+    total = recipe.style_weight * together(style_terms, layers.style)
+    total = total + recipe.content_weight * together(content_terms, layers.content)
     total = total + recipe.tv_weight * sums.variation / sums.elements
-    return total + RANGE_WEIGHT * (recipe.style_weight + recipe.content_weight) * sums.excess / sums.elements
+    range_weight = RANGE_WEIGHT * (recipe.style_weight + recipe.content_weight) if relative else 0.0
+    return total + range_weight * sums.excess / sums.elements
 
 
 def style_loss(moments: Tensor, style: StyleTargets, name: str, recipe: Recipe) -> Tensor:
-    """What a layer's mean moments (C + 1, C + 1) miss of the style's, as the recipe measures it."""
-    target = style.grams[name]
+    """What a layer's mean moments (C + 1, C + 1) miss of the style's, as the recipe measures it. In absolute units that
+    is the mean square over the Gram matrix, or for w2 the mean over channels."""
+    target, relative = style.grams[name], recipe.loss_units == "relative"
     if recipe.style_loss == "w2":
-        return wasserstein_loss(moments, target, style.powers[name])
-    return gram_loss(gram_part(moments), gram_part(target), style.norms[name])
+        return wasserstein_loss(moments, target, style.powers[name] if relative else 1.0)
+    gram = gram_part(moments)
+    return gram_loss(gram, gram_part(target), style.norms[name] if relative else float(gram.numel()))
 
 
 def weighted_mean(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Mean of the terms, weighted by layer."""
-    return sum((weights[name] * term for name, term in terms.items()), torch.zeros(())) / sum(weights.values())
+    return weighted_sum(terms, weights) / sum(weights.values())
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Sum of the terms, weighted by layer."""
+    return sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
 
 
 def cotangents(sums: FeatureSums, style: StyleTargets, resolved: ResolvedRecipe) -> tuple[float, FeatureSums]:
