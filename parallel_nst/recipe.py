@@ -29,13 +29,14 @@ Optimizer = Literal["lbfgs", "adam"]
 StyleLoss = Literal["gram", "w2"]
 LossUnits = Literal["relative", "absolute"]
 Pooling = Literal["auto", "max", "avg"]
-Init = Literal["content", "noise", "style"]
+PreserveColor = Literal["off", "luminance", "histogram"]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 Mode = Literal["independent", "exact"]
 TileTargets = Literal["own", "plain"]
 
 MOST_TILES = 10_000  # along a side, and in all where only a count is given
+INITS = ("content", "noise", "style")  # what a picture can begin as; a picture's file is another
 SMALLEST_SCALE = 128  # px, longest side; below it no layer of a backbone sees more than a few positions
 
 
@@ -53,7 +54,8 @@ class Knob:
     read: of a text, where that is not plain; ValueError in one line. shown: the default in words. only_with: a field of
     the same record and its values beside which alone this one has an effect. variable: of the environment, read when
     nothing is given, unless one of the fields in `yields_to` is. argument: given by its place instead of a name. once:
-    a second one is refused instead of taking the place of the first. common: stands first in its group.
+    a second one is refused instead of taking the place of the first. each: it can be given several times, and `read`
+    reads one of them. common: stands first in its group.
     """
 
     help: str
@@ -70,6 +72,7 @@ class Knob:
     yields_to: tuple[str, ...] = ()
     argument: bool = False
     once: bool = False
+    each: bool = False
     common: bool = False
 
 
@@ -106,6 +109,24 @@ def parse_size(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise BadInput(f"size is {text!r}; give a number of px of at least 1, or full")
     return int(text)
+
+
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """'0.7,0.3' -> (0.7, 0.3)."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(f"weights are {text!r}; give numbers with commas between, such as 0.7,0.3") from None
+
+
+def checked_weights(weights: Any) -> tuple[float, ...]:
+    """Weights of pictures from whatever a file holds; BadInput where they are none."""
+    listed = tuple(weights) if isinstance(weights, (list, tuple)) else (weights,)
+    if not all(is_number(weight) and weight >= 0 for weight in listed):
+        raise BadInput(f"style_weights is {weights!r}; give numbers of at least 0, one for each style picture")
+    if listed and not any(listed):
+        raise BadInput("style_weights has only zeros; give at least one style picture a weight above 0")
+    return tuple(float(weight) for weight in listed)
 
 
 @dataclass(frozen=True)
@@ -204,6 +225,22 @@ class Recipe:
         "Pictures",
         least=0,
     )
+    style_scale: float = knob(
+        1.0, "factor on the size of the style image: above 1 strokes grow broader, below 1 finer", "Pictures", above=0
+    )
+    style_weights: tuple[float, ...] = knob(
+        (),
+        "weights of several --style, such as 0.7,0.3",
+        "Pictures",
+        metavar="NUMBERS",
+        read=parse_numbers,
+        shown="equal",
+    )
+    preserve_color: PreserveColor = knob(
+        "off",
+        "keep the photograph's colours; luminance: only light and dark are painted, histogram: the style is given its "
+        "colours first",
+    )
     steps: int = knob(16, "optimiser steps at the finest scale", "Steps", least=1, common=True)
     step_growth: float = knob(
         0.3, "each coarser scale gets this share of --steps more than the next finer", "Steps", least=0
@@ -247,7 +284,12 @@ class Recipe:
         least=1,
         only_with=("optimizer", ("lbfgs",)),
     )
-    init: Init = knob("content", "what the coarsest scale starts from", "Steps")
+    init: str = knob(
+        "content",
+        "what the coarsest scale starts from; a file: of any picture",
+        "Steps",
+        metavar=f"{'|'.join(INITS)}|FILE",
+    )
     seed: int = knob(0, "seed of the noise of --init noise", "Steps", least=0, only_with=("init", ("noise",)))
     device: Device = knob("auto", "where the networks run", "Workers")
     dtype: Dtype = knob("auto", "precision of the networks; auto: bfloat16 where the hardware has it", "Workers")
@@ -256,6 +298,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        object.__setattr__(self, "style_weights", checked_weights(self.style_weights))
+        if not self.init:
+            raise BadInput(f"init is empty; give {', '.join(INITS)} or the file of a picture")
         if self.style_weight == 0 and self.content_weight == 0:
             raise BadInput("style_weight and content_weight are both 0; give at least one a value above 0")
 

@@ -24,7 +24,7 @@ MOST_FAILURES = 20  # lines about them
 BOTH = {"size", "style_size", "device", "dtype"}  # knobs of a recipe that generators heed too
 
 
-@made_from(without=("tiling", "save_recipe"))
+@made_from(without=("tiling", "save_recipe", "style_weights"))
 def batch_command(job: FolderJob, files: RecipeFiles, talk: Talk, given: Values) -> None:
     """Stylise many pictures: with a generator in one pass each, or by optimisation with --style alone.
 

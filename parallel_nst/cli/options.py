@@ -97,7 +97,7 @@ class Option:
     @property
     def several(self) -> bool:
         """Whether it can be given several times, for as many values."""
-        return get_origin(self.kind) is tuple and self.knob.read is None
+        return get_origin(self.kind) is tuple and (self.knob.read is None or self.knob.each)
 
     @property
     def off(self) -> bool:
@@ -264,7 +264,7 @@ def read(option: Option, value: Any) -> Any:
             )
         value = value[0]
     if option.knob.read:
-        return option.knob.read(value)
+        return tuple(map(option.knob.read, value)) if option.several else option.knob.read(value)
     if option.kind in NUMBERS:
         try:
             return option.kind(value)

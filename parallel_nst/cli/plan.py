@@ -22,7 +22,8 @@ if TYPE_CHECKING:  # PyTorch takes seconds to load
 WIDE = 160  # columns of a table that goes to a file
 # Of the recipe: what a plan does not depend on, and its size, which is the job's own.
 FREE = (
-    "size style_weight content_weight tv_weight loss_units learning_rate learning_rate_decay init seed tiling.targets"
+    "size style_weight content_weight tv_weight loss_units learning_rate learning_rate_decay init seed tiling.targets "
+    "style_weights preserve_color"
 ).split()
 
 

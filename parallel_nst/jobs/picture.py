@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,12 +18,12 @@ from parallel_nst.jobs.requests import PictureJob
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.painting.planning.footprint import driver_bytes, optimiser_bytes, worker_share
 from parallel_nst.painting.planning.memory import parse_memory
-from parallel_nst.painting.planning.scales import final_size, most_tiles, settled
+from parallel_nst.painting.planning.scales import final_size, most_tiles, settled, style_size_at
 from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.scale_run import OnStatus, RunCallbacks
 from parallel_nst.painting.snapshots import Snapshot, load_snapshot, save_snapshot
-from parallel_nst.painting.stylize import Stylised, budget_for, paint
-from parallel_nst.painting.stylize import stylize as paint_on
+from parallel_nst.painting.sources import SourcePictures, check_sources
+from parallel_nst.painting.stylize import Stylised, budget_for, paint, stylize_sources
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.crew import ANY_NUMBER
 from parallel_nst.workers.opening import Workload, open_pool
@@ -70,12 +70,13 @@ def stylize_file(
     began = time.perf_counter() if began is None else began
     memory = None if job.memory is None else parse_memory(job.memory)
     for path in (job.output, *([job.preview] if job.preview_every else [])):
-        check_output(path, inputs=[job.content, job.style])
+        check_output(path, inputs=job.inputs)
     remove_leftovers((job.output, job.preview, job.snapshot))
     weights = load_weights(job.recipe.backbone, job.weights)
     backbone = build_backbone(job.recipe.backbone, weights, job.recipe.pooling)
     resolved = resolve(job.recipe, backbone)
-    content, style = read_inputs(job, memory, notify)
+    sources = read_inputs(job, memory, notify)
+    content = sources.content
     opened = open_pool(
         job.recipe,
         workers=job.workers,
@@ -93,7 +94,7 @@ def stylize_file(
         resume = resumed(job, identity, notify) if job.resume else None
         callbacks = callbacks_of(job, identity, on_status)
         started = time.perf_counter()
-        result = paint(content, style, resolved, pool, budget, callbacks, resume)
+        result = paint(sources, resolved, pool, budget, callbacks, resume)
         painted = time.perf_counter()
         for note in write_image(job.output, result.picture, settings=resolved.recipe.to_toml(), quality=job.quality):
             notify(f"{job.output}: {note}")
@@ -109,37 +110,49 @@ def workload_of(content: tuple[int, int], recipe: Recipe) -> Workload:
 
 def stylize(
     content: Picture,
-    style: Picture,
+    style: Picture | Sequence[Picture],
     recipe: Recipe | None = None,
     pool: Pool | None = None,
     *,
     workers: int = 1,
+    start: Picture | None = None,
     on_status: OnStatus | None = None,
 ) -> Stylised:
-    """Paint `content` in the manner of `style`, in one call. What the content carries (alpha, profile, EXIF, depth) is
-    kept.
+    """Paint `content` in the manner of `style`, or of several, in one call. What the content carries (alpha, profile,
+    EXIF, depth) is kept.
 
     recipe: None takes the defaults. pool: from `open_pool`, for several pictures one after the other; None opens one of
-    at most so many workers for this picture, one being this process, and closes it. on_status: is told how far it is.
-    PnstError, in one line, for anything that can be put right.
+    at most so many workers for this picture, one being this process, and closes it. start: what to begin with, for a
+    recipe whose `init` names a picture. on_status: is told how far it is. PnstError, in one line, for anything that can
+    be put right.
     """
     recipe = recipe or Recipe()
     callbacks = RunCallbacks(on_status=on_status)
+    sources = SourcePictures(content, [style] if isinstance(style, Picture) else style, start)
     if pool is not None:
-        return paint_on(content, style, recipe, pool, callbacks)
+        return stylize_sources(sources, recipe, pool, callbacks)
     with open_pool(recipe, workers=workers, workload=workload_of(content.size, recipe)) as own:
-        return paint_on(content, style, recipe, own, callbacks)
+        return stylize_sources(sources, recipe, own, callbacks)
 
 
-def read_inputs(job: PictureJob, memory: int | None, notify: Callable[[str], None]) -> tuple[Picture, Picture]:
-    """Content and style image, once it is known that what becomes of them can be held and written."""
-    content, style = (read_image(path, max_pixels=job.max_pixels) for path in (job.content, job.style))
-    for path, picture in ((job.content, content), (job.style, style)):
-        if picture.note:
-            notify(f"{path}: {picture.note}")
+def read_inputs(job: PictureJob, memory: int | None, notify: Callable[[str], None]) -> SourcePictures:
+    """The pictures, once it is known that what becomes of them can be held and written."""
+    content, *styles = (read_picture(job, path, notify) for path in (job.content, *job.style))
+    start = read_picture(job, job.start, notify) if job.start else None
+    sources = SourcePictures(content, styles, start)
+    check_sources(sources, job.recipe)
     check_output(job.output, size=final_size(content.size, job.recipe))
-    check_memory(content.size, style.size, job.recipe, memory)
-    return content, style
+    for style in styles:
+        check_memory(content.size, style.size, job.recipe, memory)
+    return sources
+
+
+def read_picture(job: PictureJob, path: Path, notify: Callable[[str], None]) -> Picture:
+    """One of a job's pictures."""
+    picture = read_image(path, max_pixels=job.max_pixels)
+    if picture.note:
+        notify(f"{path}: {picture.note}")
+    return picture
 
 
 def report_of(
@@ -172,8 +185,7 @@ def check_memory(content: tuple[int, int], style: tuple[int, int], recipe: Recip
     has."""
     have = memory or int(psutil.virtual_memory().total)
     longest = recipe.size or max(content)
-    measured = fit(style, recipe.style_size or min(longest, max(style)))
-    sizes = fit(content, longest), measured
+    sizes = fit(content, longest), style_size_at(style, longest, longest, recipe)
     for name, size in zip(("size", "style_size"), sizes, strict=True):
         need = driver_bytes(size[1], size[0]) + (optimiser_bytes(*size, recipe) if size == sizes[0] else 0)
         if need > have:
@@ -200,7 +212,7 @@ def memory_share(job: PictureJob, memory: int | None, pool: Pool, content: tuple
 
 def identity_of(job: PictureJob, recipe: Recipe) -> str:
     """A digest of all that the picture depends on."""
-    files = (job.content, job.style, *([job.weights] if job.weights else []))
+    files = (*job.inputs, *([job.weights] if job.weights else []))
     return digest_of(text.encode() for text in (recipe.digest(), *map(file_digest, files)))
 
 

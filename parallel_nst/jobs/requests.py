@@ -15,7 +15,7 @@ from typing import Literal, cast, get_args
 
 from parallel_nst.errors import BadInput
 from parallel_nst.files.bundled import STYLES, bundled_content, bundled_style
-from parallel_nst.recipe import REQUIRED, Mode, Recipe, check_bounds, knob
+from parallel_nst.recipe import INITS, REQUIRED, Mode, Recipe, check_bounds, knob
 from parallel_nst.training.presets import CYCLEGAN, FEEDFORWARD, Preset
 
 Statistics = Literal["exact", "thumbnail"]
@@ -119,7 +119,15 @@ class PictureJob(InputOptions, WorkerOptions, OutputOptions):
     content: Path = knob(
         bundled_content, "picture to paint", "Pictures", shown="a bundled photograph", once=True, common=True
     )
-    style: Path = knob(bundled_style, STYLE_HELP, "Pictures", read=painting_of, shown=STYLES[0], once=True, common=True)
+    style: tuple[Path, ...] = knob(
+        lambda: (bundled_style(),),
+        f"{STYLE_HELP}; several: their mean, see --style-weights",
+        "Pictures",
+        read=painting_of,
+        each=True,
+        shown=STYLES[0],
+        common=True,
+    )
     output: Path = knob(
         None,
         "where to write: PNG, JPEG, TIFF, WebP or BMP",
@@ -140,7 +148,18 @@ class PictureJob(InputOptions, WorkerOptions, OutputOptions):
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.output is None:
-            object.__setattr__(self, "output", Path(f"{self.content.stem}-{self.style.stem}.png"))
+            names = "-".join(dict.fromkeys(path.stem for path in self.style))
+            object.__setattr__(self, "output", Path(f"{self.content.stem}-{names}.png"))
+
+    @property
+    def start(self) -> Path | None:
+        """The picture to begin with, where that is neither the content nor a style."""
+        return None if self.recipe.init in INITS else Path(self.recipe.init)
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The pictures that are read."""
+        return [self.content, *self.style, *([self.start] if self.start else [])]
 
     @property
     def preview(self) -> Path:

@@ -110,12 +110,13 @@ def test_options_are_the_fields_of_the_job(name: str) -> None:
 @pytest.mark.parametrize("name", RECORDS)
 def test_every_field_of_the_job_is_an_option(name: str) -> None:
     """But for those that a command leaves out, which are few and named."""
-    plain = "style_weight content_weight tv_weight loss_units learning_rate learning_rate_decay init seed targets"
+    plain = "style_weight content_weight tv_weight loss_units learning_rate learning_rate_decay init seed targets "
+    plain += "style_weights preserve_color"
     left_out = {
         "run": "mode tiles overlap whole targets sync_every workers address in_process memory",
-        "batch": "mode tiles overlap whole targets sync_every",
+        "batch": "mode tiles overlap whole targets sync_every style_weights",
         "plan": plain,
-        "compare": "mode",
+        "compare": "mode style_weights",
         "train cyclegan": "style weights encoder",
     }
     known = {option.name for option in options_for(name)}
@@ -245,7 +246,7 @@ NO_EFFECT = [
     (("--learning-rate", "1"), "--learning-rate has no effect with --optimizer lbfgs; give --optimizer adam, or"),
     (("--optimizer", "adam", "--history", "3"), "--history has no effect with --optimizer adam; give --optimizer lb"),
     (("--seed", "3"), "--seed has no effect with --init content; give --init noise, or leave it out"),
-    (("--style", "a.png", "--style", "b.png"), "--style is given 2 times, as a.png and b.png; give it once"),
+    (("--content", "a.png", "--content", "b.png"), "--content is given 2 times, as a.png and b.png; give it once"),
 ]
 
 

@@ -10,7 +10,7 @@ from tiny_networks import LAYERS, tiny_state
 
 from parallel_nst.files.images import read_image, read_settings
 from parallel_nst.jobs import picture
-from parallel_nst.jobs.picture import stylize_file, untiled, write_preview
+from parallel_nst.jobs.picture import identity_of, stylize_file, untiled, write_preview
 from parallel_nst.jobs.requests import PictureJob
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers import opening as pools
@@ -39,7 +39,7 @@ def job(tmp_path, monkeypatch):
     save_file(tiny_state(), tmp_path / "tiny.safetensors")
     (tmp_path / "out").mkdir()
     content, style, weights = (tmp_path / name for name in ("content.png", "style.png", "tiny.safetensors"))
-    return PictureJob(content, style, tmp_path / "out" / "a.png", RECIPE, weights=weights, workers=1)
+    return PictureJob(content, (style,), tmp_path / "out" / "a.png", RECIPE, weights=weights, workers=1)
 
 
 def run(job, stop_after=None):
@@ -64,6 +64,28 @@ def refused(job):
     with pytest.raises(ValueError) as caught:
         run(job)
     assert "\n" not in str(caught.value) and files(job) == before
+    return str(caught.value)
+
+
+def test_several_styles_and_a_beginning_are_read_and_named(job, tmp_path):
+    for name in ("other", "start"):
+        Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(tmp_path / f"{name}.png")
+    recipe = replace(RECIPE, style_weights=(0.7, 0.3), init=str(tmp_path / "start.png"))
+    both = replace(job, style=(*job.style, tmp_path / "other.png"), recipe=recipe)
+    run(both)
+    assert Recipe.from_toml(read_settings(job.output)).style_weights == (0.7, 0.3)
+    assert replace(both, output=None).output.name == "content-style-other.png"
+    assert identity_of(both, recipe) != identity_of(replace(both, style=both.style[:1]), recipe)
+    line = refused(replace(both, style=job.style))
+    assert line == "style_weights has 2 numbers for 1 style pictures; give one for each"
+    line = refused_file(replace(both, recipe=replace(recipe, init="nowhere.png")))
+    assert "nowhere.png" in line
+
+
+def refused_file(job):
+    """The line that says which file is not there."""
+    with pytest.raises(OSError) as caught:
+        run(job)
     return str(caught.value)
 
 
@@ -192,7 +214,7 @@ def test_a_snapshot_of_another_run_is_refused(job, change):
         save_file(tiny_state(5), job.weights)
         other = job
     else:
-        Image.new("RGB", (50, 40), "red").save(getattr(job, change))
+        Image.new("RGB", (50, 40), "red").save({"content": job.content, "style": job.style[0]}[change])
         other = job
     assert "another picture or other settings" in refused(replace(other, resume=True))
 
