@@ -284,6 +284,14 @@ class Recipe:
         least=1,
         only_with=("optimizer", ("lbfgs",)),
     )
+    average: float = knob(
+        0.0,
+        "take the running mean of the pictures on the way, each new one with the rest of this share, such as 0.99; "
+        "0: the last picture",
+        "Steps",
+        least=0,
+        most=0.9999,
+    )
     init: str = knob(
         "content",
         "what the coarsest scale starts from; a file: of any picture",

@@ -52,6 +52,7 @@ def test_every_setting_changes_the_digest():
         ("preserve_color = 'hue'", ["preserve_color", "'hue'", "luminance", "histogram"]),
         ("pooling = 'sum'", ["pooling", "'sum'", "max", "avg"]),
         ("loss_units = 'px'", ["loss_units", "'px'", "absolute"]),
+        ("average = 1", ["average", "1", "0.9999"]),
         ("style_scale = 0", ["style_scale", "above 0"]),
         ("learning_rate_decay = 1.5", ["learning_rate_decay", "1.5", "at most 1"]),
         ("init = ''", ["init", "content", "file"]),

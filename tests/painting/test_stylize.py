@@ -257,6 +257,22 @@ def test_several_styles_in_tiles_are_those_in_one_piece(kind):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
+def test_the_mean_of_the_way_is_painted_in_every_mode(pool, recipe):
+    """With a share of almost nothing it is the last picture; with a large one, another."""
+    many = replace(recipe, steps=4, optimizer="adam", learning_rate=0.005)
+    last, nearly, mean = (painted(replace(many, average=share), pool) for share in (0.0, 1e-7, 0.9))
+    np.testing.assert_allclose(nearly.picture.pixels, last.picture.pixels, atol=1e-3)
+    assert np.abs(mean.picture.pixels - last.picture.pixels).mean() > 1e-4
+
+
+def test_the_mean_in_tiles_is_that_in_one_piece():
+    pool, recipe = SerialPool(DOUBLE), replace(RECIPE, average=0.9, steps=4)
+    cut, whole = painted(recipe, pool), painted(replace(recipe, tiling=TilingSpec()), pool)
+    assert cut.loss == pytest.approx(whole.loss, rel=1e-7)
+    np.testing.assert_allclose(cut.picture.pixels, whole.picture.pixels, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
 def test_colours_can_be_kept_in_every_mode(pool, recipe):
     content, weights = np.array([0.596, -0.274, -0.322], np.float32), np.array([0.299, 0.587, 0.114], np.float32)
     calm = Picture(0.4 + 0.2 * picture(48, 36).pixels)
