@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 
+from parallel_nst.errors import BadInput
 from parallel_nst.files.digests import digest_of, file_digest
 from parallel_nst.files.images import Picture, check_output, fit, read_image, resize, write_image
 from parallel_nst.files.whole_files import remove_leftovers
+from parallel_nst.jobs.journal import LossLog, Strip
 from parallel_nst.jobs.requests import PictureJob
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.painting.planning.footprint import driver_bytes, optimiser_bytes, worker_share
 from parallel_nst.painting.planning.memory import parse_memory
 from parallel_nst.painting.planning.scales import final_size, most_tiles, settled, style_size_at
 from parallel_nst.painting.resolved import resolve
-from parallel_nst.painting.scale_run import OnStatus, RunCallbacks
+from parallel_nst.painting.scale_run import OnStatus, RunCallbacks, RunStatus
 from parallel_nst.painting.snapshots import Snapshot, load_snapshot, save_snapshot
 from parallel_nst.painting.sources import SourcePictures, check_sources
 from parallel_nst.painting.stylize import Stylised, budget_for, paint, stylize_sources
@@ -69,8 +71,7 @@ def stylize_file(
     program's start. ValueError or OSError, in one line, for anything the user can put right."""
     began = time.perf_counter() if began is None else began
     memory = None if job.memory is None else parse_memory(job.memory)
-    for path in (job.output, *([job.preview] if job.preview_every else [])):
-        check_output(path, inputs=job.inputs)
+    check_outputs(job)
     remove_leftovers((job.output, job.preview, job.snapshot))
     weights = load_weights(job.recipe.backbone, job.weights)
     backbone = build_backbone(job.recipe.backbone, weights, job.recipe.pooling)
@@ -92,9 +93,13 @@ def stylize_file(
         resolved = settled(content.size, resolved, budget)
         identity = identity_of(job, resolved.recipe)
         resume = resumed(job, identity, notify) if job.resume else None
-        callbacks = callbacks_of(job, identity, on_status)
+        losses, strip = LossLog(), Strip()
+        callbacks = callbacks_of(job, identity, on_status, losses, strip)
         started = time.perf_counter()
-        result = paint(sources, resolved, pool, budget, callbacks, resume)
+        try:
+            result = paint(sources, resolved, pool, budget, callbacks, resume)
+        finally:  # what is known of a run that fails is worth most
+            write_journal(job, losses, strip, notify)
         painted = time.perf_counter()
         for note in write_image(job.output, result.picture, settings=resolved.recipe.to_toml(), quality=job.quality):
             notify(f"{job.output}: {note}")
@@ -226,10 +231,37 @@ def resumed(job: PictureJob, identity: str, notify: Callable[[str], None]) -> Sn
     return snapshot
 
 
-def callbacks_of(job: PictureJob, identity: str, on_status: OnStatus | None) -> RunCallbacks:
-    """Progress, previews and snapshots as the job wants them."""
+def check_outputs(job: PictureJob) -> None:
+    """BadInput or OSError, in one line, for a file that could not be written, or that would be an input's."""
+    wanted = {job.preview: job.preview_every, job.strip: job.frames_every}
+    for path in (job.output, *(path for path, every in wanted.items() if every)):
+        check_output(path, inputs=job.inputs)
+    if job.log is not None and not job.log.absolute().parent.is_dir():
+        raise BadInput(f"{job.log} cannot be written: its folder is not there; make it, or name another")
+
+
+def write_journal(job: PictureJob, losses: LossLog, strip: Strip, notify: Callable[[str], None]) -> None:
+    """The losses and the strip, where they are wanted and there are any."""
+    if job.log is not None and losses.rows and (note := losses.write(job.log)):
+        notify(note)
+    if strip.frames:
+        strip.write(job.strip)
+
+
+def callbacks_of(
+    job: PictureJob, identity: str, on_status: OnStatus | None, losses: LossLog, strip: Strip
+) -> RunCallbacks:
+    """Progress, previews, frames and snapshots as the job wants them."""
+
+    def heard(status: RunStatus) -> None:
+        losses.add(status)
+        if on_status is not None:
+            on_status(status)
+
     return RunCallbacks(
-        on_status=on_status,
+        on_status=heard if job.log is not None else on_status,
+        frames_every=job.frames_every or 0,
+        on_frame=strip.add,
         preview_every=job.preview_every or 0,
         on_preview=lambda pixels: write_preview(job.preview, pixels),
         snapshot_every=job.checkpoint_every or 0,

@@ -112,7 +112,8 @@ class OutputOptions:
 class PictureJob(InputOptions, WorkerOptions, OutputOptions):
     """What to stylise, and with what.
 
-    output: None stands for CONTENT-STYLE.png, here. preview_every: write a small picture beside the output every so
+    output: None stands for CONTENT-STYLE.png, here. log: file of the losses. frames_every: pictures of
+    the way, in a strip beside the output. preview_every: write a small picture beside the output every so
     many steps. checkpoint_every: write a snapshot beside it, from which `resume` goes on.
     """
 
@@ -144,9 +145,18 @@ class PictureJob(InputOptions, WorkerOptions, OutputOptions):
         None, "save the state of the run beside the output every so many steps", "Output", least=1
     )
     resume: bool = knob(False, "go on from the last checkpoint of a run that was stopped", "Output")
+    log: Path | None = knob(None, "write the losses of every step as CSV, with a plot (PNG) beside it", "Output")
+    frames_every: int | None = knob(
+        None,
+        "write pictures of the way, one every so many steps, side by side in a strip beside the output",
+        "Output",
+        least=1,
+    )
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if self.log is not None and self.log.suffix.lower() != ".csv":  # the plot has its name, with .png
+            raise BadInput(f"log is {str(self.log)!r}; give a name that ends in .csv")
         if self.output is None:
             names = "-".join(dict.fromkeys(path.stem for path in self.style))
             object.__setattr__(self, "output", Path(f"{self.content.stem}-{names}.png"))
@@ -164,6 +174,10 @@ class PictureJob(InputOptions, WorkerOptions, OutputOptions):
     @property
     def preview(self) -> Path:
         return self.output.with_name(f"{self.output.stem}.preview.jpg")
+
+    @property
+    def strip(self) -> Path:
+        return self.output.with_name(f"{self.output.stem}.frames.png")
 
     @property
     def snapshot(self) -> Path:

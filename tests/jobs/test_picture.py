@@ -1,5 +1,6 @@
 """One picture from file to file: previews, snapshots, going on, memory, and what is written down."""
 
+import csv
 from dataclasses import replace
 
 import numpy as np
@@ -87,6 +88,46 @@ def refused_file(job):
     with pytest.raises(OSError) as caught:
         run(job)
     return str(caught.value)
+
+
+# The way
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
+def test_losses_of_every_step_are_written_with_a_plot(job, recipe):
+    log = job.output.with_name("losses.csv")
+    recipe = replace(recipe, tv_weight=0.5)
+    run(replace(job, recipe=recipe, log=log))
+    with log.open() as file:
+        rows = list(csv.DictReader(file))
+    whole = recipe.tiling.mode == "exact"
+    assert [row["step"] for row in rows[:4]] == ["1", "2", "3", "4"] and {row["scale"] for row in rows} == {"1", "2"}
+    assert len(rows) == 4 + (3 if whole else 12)
+    assert {row["tile"] for row in rows[4:]} == ({""} if whole else {"0", "1", "2", "3"})
+    for row in rows:
+        parts = [float(row[name]) for name in ("style", "content", "variation", "range")]
+        assert sum(parts) == pytest.approx(float(row["total"]), rel=1e-5) and min(parts[0], parts[2]) > 0
+    assert read_image(log.with_suffix(".png")).size[0] > 400
+
+
+def test_a_run_that_fails_leaves_its_losses(job):
+    log = job.output.with_name("losses.csv")
+    with pytest.raises(Stopped):
+        run(replace(job, log=log), stop_after=2)
+    assert len(log.read_text().splitlines()) >= 3
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
+def test_frames_of_the_way_are_in_a_strip(job, recipe):
+    run(replace(job, recipe=recipe, frames_every=2))
+    assert files(job) == ["a.frames.png", "a.png"]
+    assert read_image(job.strip).size[0] > 2 * 256
+
+
+def test_a_log_that_cannot_be_written_is_one_line(job, tmp_path):
+    with pytest.raises(ValueError, match=r"ends in \.csv"):
+        replace(job, log=tmp_path / "losses.txt")
+    assert "its folder is not there" in refused(replace(job, log=tmp_path / "nowhere" / "losses.csv"))
 
 
 # The file

@@ -448,7 +448,7 @@ def test_the_mean_is_free_of_what_steps_swing_by():
 
 def test_a_scale_begins_a_mean_of_its_own():
     *_, state = run(averaging(lbfgs(3), 0.9), mean_loss, torch.full((1, 3, 8, 8), 0.5), 5)
-    carried = resize_state(state, doubled, 1 / 4)
+    carried = enlarged(state)
     assert average_of(carried) is None
     image = torch.full((1, 3, 16, 16), 0.5)
     following, after = averaging(lbfgs(3), 0.9).step(carried, image, *mean_loss(image))
