@@ -83,7 +83,7 @@ COMMANDS = commands()
 
 
 def test_all_commands_are_looked_at() -> None:
-    models = {f"models {name}" for name in ("list", "inspect", "convert")}
+    models = {f"models {name}" for name in ("list", "fetch", "inspect", "convert")}
     assert set(COMMANDS) == {*RECORDS, *models}
 
 

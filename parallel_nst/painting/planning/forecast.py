@@ -36,6 +36,7 @@ SPEED_RUNS = 3
 UNTRAINED: dict[str, Callable[[], Backbone]] = {
     "vgg16": lambda: VGG(VGG16_WIDTHS),
     "vgg19": lambda: VGG(VGG19_WIDTHS),
+    "vgg19-caffe": lambda: VGG(VGG19_WIDTHS),
     "resnet50": lambda: ResNet().fold(),
     "squeezenet": SqueezeNet,
 }
