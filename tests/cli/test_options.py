@@ -37,6 +37,7 @@ from parallel_nst.jobs.requests import (
     FolderJob,
     PictureJob,
     PlanJob,
+    SweepJob,
     TrainJob,
     TrainLength,
 )
@@ -49,6 +50,7 @@ RECORDS: dict[str, tuple[list[Any], Mapping[str, Any]]] = {
     "batch": ([FolderJob], {}),
     "plan": ([PlanJob], {}),
     "compare": ([CompareJob], {}),
+    "sweep": ([SweepJob], {}),
     "train feedforward": ([TrainJob, FeedforwardMaterial, TrainLength], {"objective": FeedforwardSettings}),
     "train cyclegan": ([TrainJob, CycleMaterial, TrainLength], {"objective": CycleSettings}),
 }
@@ -117,6 +119,7 @@ def test_every_field_of_the_job_is_an_option(name: str) -> None:
         "batch": "mode tiles overlap whole targets sync_every style_weights",
         "plan": plain,
         "compare": "mode style_weights",
+        "sweep": "style_weights memory",
         "train cyclegan": "style weights encoder",
     }
     known = {option.name for option in options_for(name)}
