@@ -294,6 +294,23 @@ class CompareJob(InputOptions):
 
 
 @dataclass(frozen=True)
+class ProfileJob:
+    """Which networks to measure, on a square of how many px."""
+
+    names: tuple[str, ...] = knob(
+        REQUIRED,
+        "backbones, discriminators, types of generators (such as cyclegan-resnet), names or files of generators",
+        "Pictures",
+        metavar="NAME...",
+        argument=True,
+    )
+    size: int = knob(256, "side of the picture in px", "Pictures", least=32, most=8192)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True)
 class SweepJob(InputOptions, WorkerOptions):
     """What to paint in every combination of some settings.
 

@@ -37,6 +37,7 @@ from parallel_nst.jobs.requests import (
     FolderJob,
     PictureJob,
     PlanJob,
+    ProfileJob,
     SweepJob,
     TrainJob,
     TrainLength,
@@ -51,6 +52,7 @@ RECORDS: dict[str, tuple[list[Any], Mapping[str, Any]]] = {
     "plan": ([PlanJob], {}),
     "compare": ([CompareJob], {}),
     "sweep": ([SweepJob], {}),
+    "profile": ([ProfileJob], {}),
     "train feedforward": ([TrainJob, FeedforwardMaterial, TrainLength], {"objective": FeedforwardSettings}),
     "train cyclegan": ([TrainJob, CycleMaterial, TrainLength], {"objective": CycleSettings}),
 }
@@ -101,7 +103,7 @@ def test_every_command_and_every_option_has_a_help(name: str) -> None:
 @pytest.mark.parametrize("name", RECORDS)
 def test_options_are_the_fields_of_the_job(name: str) -> None:
     known = {option.name: option for option in options_for(name)}
-    own = {"recipe", "preset", "save_recipe", "quiet", "json"}  # of the command line itself
+    own = {"markdown", "recipe", "preset", "save_recipe", "quiet", "json"}  # of the command line itself
     params = {param.name: param for param in COMMANDS[name].params}
     assert set(params) <= {*known, *own}
     for key in set(params) & set(known):
