@@ -66,6 +66,7 @@ def test_every_combination_is_a_file_with_its_settings(job):
         ("0.3", "gram"),
         ("0.3", "w2"),
     ]
+    assert [row["file"][:-13] for row in rows] == ["0.01-gram", "0.01-w2", "0.3-gram", "0.3-w2"]
     for row in rows:
         recipe = Recipe.from_toml(read_settings(job.output / row["file"]))
         assert (str(recipe.content_weight), recipe.style_loss) == (row["content-weight"], row["style-loss"])

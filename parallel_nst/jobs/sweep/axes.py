@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 from parallel_nst.errors import BadInput
 from parallel_nst.files.folders import picture_files
+from parallel_nst.files.images import INPUT_SUFFIXES
 from parallel_nst.jobs.requests import painting_of
 from parallel_nst.recipe import Recipe, knob_of, parse_layers
 
@@ -40,7 +41,8 @@ class Cell:
     @property
     def slug(self) -> str:
         """Its values as part of a file's name."""
-        return re.sub(r"[^A-Za-z0-9.+-]+", "_", "-".join(Path(text).stem or text for text in self.texts))[:80]
+        names = (Path(text).stem if Path(text).suffix.lower() in INPUT_SUFFIXES else text for text in self.texts)
+        return re.sub(r"[^A-Za-z0-9.+-]+", "_", "-".join(names))[:80]
 
 
 @dataclass(frozen=True)
