@@ -364,9 +364,7 @@ def forgetful(state):
     return replace(state, accepted=None, failures=0)
 
 
-@pytest.mark.parametrize(
-    "optimizer", [lbfgs(3), adam(0.02), lbfgs(3, through=broadened), averaging(lbfgs(3), 0.9)]
-)
+@pytest.mark.parametrize("optimizer", [lbfgs(3), adam(0.02), lbfgs(3, through=broadened), averaging(lbfgs(3), 0.9)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("steps", [0, 1, 7])
 def test_a_packed_state_goes_on_to_the_bit(optimizer, dtype, steps):
