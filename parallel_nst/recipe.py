@@ -27,13 +27,16 @@ else:
 
 Optimizer = Literal["lbfgs", "adam"]
 StyleLoss = Literal["gram", "w2"]
-Init = Literal["content", "noise", "style"]
+LossUnits = Literal["relative", "absolute"]
+Pooling = Literal["auto", "max", "avg"]
+PreserveColor = Literal["off", "luminance", "histogram"]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 Mode = Literal["independent", "exact"]
 TileTargets = Literal["own", "plain"]
 
 MOST_TILES = 10_000  # along a side, and in all where only a count is given
+INITS = ("content", "noise", "style")  # what a picture can begin as; a picture's file is another
 SMALLEST_SCALE = 128  # px, longest side; below it no layer of a backbone sees more than a few positions
 
 
@@ -51,7 +54,8 @@ class Knob:
     read: of a text, where that is not plain; ValueError in one line. shown: the default in words. only_with: a field of
     the same record and its values beside which alone this one has an effect. variable: of the environment, read when
     nothing is given, unless one of the fields in `yields_to` is. argument: given by its place instead of a name. once:
-    a second one is refused instead of taking the place of the first. common: stands first in its group.
+    a second one is refused instead of taking the place of the first. each: it can be given several times, and `read`
+    reads one of them. common: stands first in its group.
     """
 
     help: str
@@ -68,6 +72,7 @@ class Knob:
     yields_to: tuple[str, ...] = ()
     argument: bool = False
     once: bool = False
+    each: bool = False
     common: bool = False
 
 
@@ -104,6 +109,24 @@ def parse_size(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise BadInput(f"size is {text!r}; give a number of px of at least 1, or full")
     return int(text)
+
+
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """'0.7,0.3' -> (0.7, 0.3)."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(f"weights are {text!r}; give numbers with commas between, such as 0.7,0.3") from None
+
+
+def checked_weights(weights: Any) -> tuple[float, ...]:
+    """Weights of pictures from whatever a file holds; BadInput where they are none."""
+    listed = tuple(weights) if isinstance(weights, (list, tuple)) else (weights,)
+    if not all(is_number(weight) and weight >= 0 for weight in listed):
+        raise BadInput(f"style_weights is {weights!r}; give numbers of at least 0, one for each style picture")
+    if listed and not any(listed):
+        raise BadInput("style_weights has only zeros; give at least one style picture a weight above 0")
+    return tuple(float(weight) for weight in listed)
 
 
 @dataclass(frozen=True)
@@ -202,6 +225,22 @@ class Recipe:
         "Pictures",
         least=0,
     )
+    style_scale: float = knob(
+        1.0, "factor on the size of the style image: above 1 strokes grow broader, below 1 finer", "Pictures", above=0
+    )
+    style_weights: tuple[float, ...] = knob(
+        (),
+        "weights of several --style, such as 0.7,0.3",
+        "Pictures",
+        metavar="NUMBERS",
+        read=parse_numbers,
+        shown="equal",
+    )
+    preserve_color: PreserveColor = knob(
+        "off",
+        "keep the photograph's colours; luminance: only light and dark are painted, histogram: the style is given its "
+        "colours first",
+    )
     steps: int = knob(16, "optimiser steps at the finest scale", "Steps", least=1, common=True)
     step_growth: float = knob(
         0.3, "each coarser scale gets this share of --steps more than the next finer", "Steps", least=0
@@ -210,8 +249,14 @@ class Recipe:
         0, "number of scales, each the square root of two coarser; 0: down to about 128 px", "Steps", least=0, most=40
     )
     backbone: str = knob("embedded", "network that measures content and style")
+    pooling: Pooling = knob("auto", "how the backbone halves its features; auto: as it was trained")
     style_weight: float = knob(1.0, "weight of the style loss", least=0)
     style_loss: StyleLoss = knob("w2", "w2: means and covariances, by their Wasserstein distance; gram: Gram matrices")
+    loss_units: LossUnits = knob(
+        "relative",
+        "of losses; relative: the style's own features, a mean over layers; absolute: mean squares of features as they "
+        "are, a sum over layers, as in papers",
+    )
     content_weight: float = knob(
         0.03, "weight of the content loss: higher keeps more of the photograph", least=0, common=True
     )
@@ -224,6 +269,14 @@ class Recipe:
         above=0,
         only_with=("optimizer", ("adam",)),
     )
+    learning_rate_decay: float = knob(
+        1.0,
+        "factor by which the step size of adam falls every 100 steps",
+        "Steps",
+        above=0,
+        most=1,
+        only_with=("optimizer", ("adam",)),
+    )
     history: int = knob(
         5,
         "pairs that lbfgs remembers; each costs one copy of the image",
@@ -231,7 +284,20 @@ class Recipe:
         least=1,
         only_with=("optimizer", ("lbfgs",)),
     )
-    init: Init = knob("content", "what the coarsest scale starts from", "Steps")
+    average: float = knob(
+        0.0,
+        "take the running mean of the pictures on the way, each new one with the rest of this share, such as 0.99; "
+        "0: the last picture",
+        "Steps",
+        least=0,
+        most=0.9999,
+    )
+    init: str = knob(
+        "content",
+        "what the coarsest scale starts from; a file: of any picture",
+        "Steps",
+        metavar=f"{'|'.join(INITS)}|FILE",
+    )
     seed: int = knob(0, "seed of the noise of --init noise", "Steps", least=0, only_with=("init", ("noise",)))
     device: Device = knob("auto", "where the networks run", "Workers")
     dtype: Dtype = knob("auto", "precision of the networks; auto: bfloat16 where the hardware has it", "Workers")
@@ -240,6 +306,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        object.__setattr__(self, "style_weights", checked_weights(self.style_weights))
+        if not self.init:
+            raise BadInput(f"init is empty; give {', '.join(INITS)} or the file of a picture")
         if self.style_weight == 0 and self.content_weight == 0:
             raise BadInput("style_weight and content_weight are both 0; give at least one a value above 0")
 

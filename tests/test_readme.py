@@ -22,10 +22,11 @@ SMALLER = {
     "batch": ["--size", "48"],
     "batch --style": SMALL,
     "models": [],
+    "sweep": SMALL,
     "train feedforward": [*TRAINING, "--width", "4", "--blocks", "1", "--style-size", "32"],
     "train cyclegan": [*TRAINING, "--generator-width", "4", "--discriminator-width", "4"],
 }
-ALONE = ("tile-run", "compare", "batch", "train")  # Ray is tested elsewhere
+ALONE = ("tile-run", "compare", "batch", "sweep", "train")  # Ray is tested elsewhere
 
 
 def blocks(language):

@@ -24,7 +24,7 @@ MOST_FAILURES = 20  # lines about them
 BOTH = {"size", "style_size", "device", "dtype"}  # knobs of a recipe that generators heed too
 
 
-@made_from(without=("tiling", "save_recipe"))
+@made_from(without=("tiling", "save_recipe", "style_weights"))
 def batch_command(job: FolderJob, files: RecipeFiles, talk: Talk, given: Values) -> None:
     """Stylise many pictures: with a generator in one pass each, or by optimisation with --style alone.
 
@@ -60,7 +60,7 @@ def settled(job: FolderJob, given: Values) -> FolderJob:
         refuse(given, ["strength", "style_size"], "a style picture; give --style too")
     knobs = [option.name for option in options_of(Recipe, ("tiling",)) if option.name not in BOTH]
     what = "painting by optimisation; give --style without --model"
-    refuse(given, [*knobs, "weights", "recipe"], what)
+    refuse(given, [*knobs, "weights", "recipe", "preset"], what)
     sizes = {name: given[name] for name in ("size", "style_size") if given.get(name)}
     return replace(job, options=replace(job.options, dtype=job.recipe.dtype, **sizes))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # PyTorch takes seconds to load
 WIDE = 200  # columns of a table that goes to a file
 
 
-@made_from(without=("mode", "save_recipe"), also=lambda job: {"mode": getattr(job, "modes", ())})
+@made_from(without=("mode", "save_recipe", "style_weights"), also=lambda job: {"mode": getattr(job, "modes", ())})
 def compare_command(job: CompareJob, files: RecipeFiles, talk: Talk) -> None:
     """Measure serial against parallel on one picture: time, loss, seams, difference, traffic, memory.
 

@@ -19,7 +19,9 @@ from parallel_nst.cli.models import models_app
 from parallel_nst.cli.options import GroupedCommand
 from parallel_nst.cli.picture import run_command, tile_run_command
 from parallel_nst.cli.plan import plan_command
+from parallel_nst.cli.profile import profile_command
 from parallel_nst.cli.serve import serve_command
+from parallel_nst.cli.sweep import sweep_command
 from parallel_nst.cli.train import train_app
 from parallel_nst.errors import PnstError, message_of
 
@@ -53,6 +55,8 @@ for name, command in {
     "plan": plan_command,
     "compare": compare_command,
     "serve": serve_command,
+    "sweep": sweep_command,
+    "profile": profile_command,
 }.items():
     app.command(name, cls=GroupedCommand)(command)
 app.add_typer(train_app, name="train")

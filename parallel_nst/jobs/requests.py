@@ -15,7 +15,7 @@ from typing import Literal, cast, get_args
 
 from parallel_nst.errors import BadInput
 from parallel_nst.files.bundled import STYLES, bundled_content, bundled_style
-from parallel_nst.recipe import REQUIRED, Mode, Recipe, check_bounds, knob
+from parallel_nst.recipe import INITS, REQUIRED, Mode, Recipe, check_bounds, knob
 from parallel_nst.training.presets import CYCLEGAN, FEEDFORWARD, Preset
 
 Statistics = Literal["exact", "thumbnail"]
@@ -112,14 +112,23 @@ class OutputOptions:
 class PictureJob(InputOptions, WorkerOptions, OutputOptions):
     """What to stylise, and with what.
 
-    output: None stands for CONTENT-STYLE.png, here. preview_every: write a small picture beside the output every so
+    output: None stands for CONTENT-STYLE.png, here. log: file of the losses. frames_every: pictures of
+    the way, in a strip beside the output. preview_every: write a small picture beside the output every so
     many steps. checkpoint_every: write a snapshot beside it, from which `resume` goes on.
     """
 
     content: Path = knob(
         bundled_content, "picture to paint", "Pictures", shown="a bundled photograph", once=True, common=True
     )
-    style: Path = knob(bundled_style, STYLE_HELP, "Pictures", read=painting_of, shown=STYLES[0], once=True, common=True)
+    style: tuple[Path, ...] = knob(
+        lambda: (bundled_style(),),
+        f"{STYLE_HELP}; several: their mean, see --style-weights",
+        "Pictures",
+        read=painting_of,
+        each=True,
+        shown=STYLES[0],
+        common=True,
+    )
     output: Path = knob(
         None,
         "where to write: PNG, JPEG, TIFF, WebP or BMP",
@@ -136,15 +145,39 @@ class PictureJob(InputOptions, WorkerOptions, OutputOptions):
         None, "save the state of the run beside the output every so many steps", "Output", least=1
     )
     resume: bool = knob(False, "go on from the last checkpoint of a run that was stopped", "Output")
+    log: Path | None = knob(None, "write the losses of every step as CSV, with a plot (PNG) beside it", "Output")
+    frames_every: int | None = knob(
+        None,
+        "write pictures of the way, one every so many steps, side by side in a strip beside the output",
+        "Output",
+        least=1,
+    )
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if self.log is not None and self.log.suffix.lower() != ".csv":  # the plot has its name, with .png
+            raise BadInput(f"log is {str(self.log)!r}; give a name that ends in .csv")
         if self.output is None:
-            object.__setattr__(self, "output", Path(f"{self.content.stem}-{self.style.stem}.png"))
+            names = "-".join(dict.fromkeys(path.stem for path in self.style))
+            object.__setattr__(self, "output", Path(f"{self.content.stem}-{names}.png"))
+
+    @property
+    def start(self) -> Path | None:
+        """The picture to begin with, where that is neither the content nor a style."""
+        return None if self.recipe.init in INITS else Path(self.recipe.init)
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The pictures that are read."""
+        return [self.content, *self.style, *([self.start] if self.start else [])]
 
     @property
     def preview(self) -> Path:
         return self.output.with_name(f"{self.output.stem}.preview.jpg")
+
+    @property
+    def strip(self) -> Path:
+        return self.output.with_name(f"{self.output.stem}.frames.png")
 
     @property
     def snapshot(self) -> Path:
@@ -258,6 +291,59 @@ class CompareJob(InputOptions):
             raise BadInput(f"modes is {','.join(unknown)!r}; allowed: {', '.join(get_args(Mode))}")
         if self.output is None:
             object.__setattr__(self, "output", Path(f"{self.content.stem}-{self.style.stem}-compare"))
+
+
+@dataclass(frozen=True)
+class ProfileJob:
+    """Which networks to measure, on a square of how many px."""
+
+    names: tuple[str, ...] = knob(
+        REQUIRED,
+        "backbones, discriminators, types of generators (such as cyclegan-resnet), names or files of generators",
+        "Pictures",
+        metavar="NAME...",
+        argument=True,
+    )
+    size: int = knob(256, "side of the picture in px", "Pictures", least=32, most=8192)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True)
+class SweepJob(InputOptions, WorkerOptions):
+    """What to paint in every combination of some settings.
+
+    recipe: of what is not varied. axis: NAME=VALUE,VALUE each. output: None stands for CONTENT-sweep, here. thumbnail:
+    px of the longer side of pictures on the sheet and the page.
+    """
+
+    content: Path = knob(REQUIRED, "picture to paint", "Pictures", argument=True)
+    style: Path = knob(REQUIRED, STYLE_HELP, "Pictures", read=painting_of, argument=True)
+    recipe: Recipe = field(default_factory=Recipe)
+    axis: tuple[str, ...] = knob(
+        (),
+        "what to vary, such as content-weight=0.01,0.05, backbone=embedded,vgg19 or style=@folder; several cross",
+        "Pictures",
+        metavar="NAME=VALUES",
+        common=True,
+    )
+    output: Path = knob(
+        None,
+        "folder for cells, results, sheet, page",
+        "Output",
+        shown="CONTENT-sweep, here",
+        once=True,
+        common=True,
+    )
+    thumbnail: int = knob(320, "px of the longer side of pictures on sheet and page", "Output", least=16, most=2048)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if not self.axis:
+            raise BadInput("a sweep needs something to vary; give --axis NAME=VALUE,VALUE")
+        if self.output is None:
+            object.__setattr__(self, "output", Path(f"{self.content.stem}-sweep"))
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from parallel_nst.workers.worker import Progress
 @dataclass(frozen=True)
 class RunStatus:
     """How far a run is: number of the scale and of tiles done at it, the step and loss of the tile that reported (or of
-    the whole picture), steps of the whole picture per second at this scale (0: not known yet), and the share of all
-    arithmetic that is done (0 to 1)."""
+    the whole picture), steps of the whole picture per second at this scale (0: not known yet), the share of all
+    arithmetic that is done (0 to 1), and the index of the tile, None for the whole picture."""
 
     scale: int
     scales: int
@@ -29,6 +29,7 @@ class RunStatus:
     loss: float
     share: float
     steps_per_second: float = 0.0
+    tile: int | None = None
 
 
 OnStatus = Callable[[RunStatus], None]
@@ -38,13 +39,16 @@ OnStatus = Callable[[RunStatus], None]
 class RunCallbacks:
     """What a caller wants to be told while a run goes on. Steps are counted over all scales.
 
-    on_preview: the image (H, W, 3) every `preview_every` steps; on_snapshot: where the run stands every
+    on_preview: the image (H, W, 3) every `preview_every` steps; on_frame: the same every `frames_every` steps, with the
+    number of steps that are done; on_snapshot: where the run stands every
     `snapshot_every` steps. Independent tiles that are not synchronised give both with every tile instead.
     """
 
     on_status: OnStatus | None = None
     preview_every: int = 0
     on_preview: Callable[[np.ndarray], None] | None = None
+    frames_every: int = 0
+    on_frame: Callable[[np.ndarray, int], None] | None = None
     snapshot_every: int = 0
     on_snapshot: Callable[[Snapshot], None] | None = None
 
@@ -81,20 +85,23 @@ class ScaleRun:
         wanted = self._callbacks
         if wanted.on_preview and self._falls(wanted.preview_every, last, state.step):
             wanted.on_preview(state.preview())
+        if wanted.on_frame and self._falls(wanted.frames_every, last, state.step):
+            wanted.on_frame(state.preview(), self._steps_before + sum(state.done) // len(self._done))
         if wanted.on_snapshot and self._falls(wanted.snapshot_every, last, state.step):
             wanted.on_snapshot(state.snapshot(self._number))
 
     def _due(self) -> Due:
         """What states of the whole picture will be asked for."""
         wanted, steps = self._callbacks, range(1, self.plan.steps + 1)
-        previews, snapshots = (
+        previews, frames, snapshots = (
             frozenset(step for step in steps if listener and self._falls(every, step - 1, step))
             for listener, every in (
                 (wanted.on_preview, wanted.preview_every),
+                (wanted.on_frame, wanted.frames_every),
                 (wanted.on_snapshot, wanted.snapshot_every),
             )
         )
-        return Due(previews, snapshots)
+        return Due(previews | frames, snapshots)
 
     def _falls(self, every: int, before: int, step: int | None) -> bool:
         """Whether a multiple of `every` steps, counted over all scales, falls after step `before` and up to `step`.
@@ -124,5 +131,6 @@ class ScaleRun:
                 loss=progress.loss,
                 share=work / self._total,
                 steps_per_second=count / len(self._done) / seconds if count and seconds else 0.0,
+                tile=index,
             )
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,9 @@ import torch
 from parallel_nst.files.images import Picture, resize
 from parallel_nst.networks.backbones.base import Backbone
 from parallel_nst.networks.backbones.loading import build_backbone
+from parallel_nst.painting.color import with_colours_of
 from parallel_nst.painting.exact.mode import Exact
+from parallel_nst.painting.gatys.style import mixed
 from parallel_nst.painting.independent.alone import Alone
 from parallel_nst.painting.independent.synchronised import Synchronised
 from parallel_nst.painting.mode import Mode, State
@@ -31,12 +33,14 @@ from parallel_nst.painting.planning.scales import (
     first_image,
     framed,
     plan_scales,
+    style_size_at,
     unframed,
 )
 from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.resolved import ResolvedRecipe, resolve
 from parallel_nst.painting.scale_run import RunCallbacks, ScaleRun
 from parallel_nst.painting.snapshots import Snapshot
+from parallel_nst.painting.sources import SourcePictures
 from parallel_nst.painting.style_targets import measured_style
 from parallel_nst.painting.tiles.seams import step_ratio
 from parallel_nst.recipe import Recipe
@@ -63,7 +67,7 @@ class Stylised:
 
 def stylize(
     content: Picture,
-    style: Picture,
+    style: Picture | Sequence[Picture],
     recipe: Recipe,
     pool: Pool,
     callbacks: RunCallbacks | None = None,
@@ -71,45 +75,60 @@ def stylize(
     budget: Budget | None = None,
     resume: Snapshot | None = None,
 ) -> Stylised:
-    """Paint `content` in the manner of `style`. What the content carries (alpha, profile, EXIF, depth) is kept.
+    """As `stylize_sources`, of a picture in the manner of another or of several."""
+    styles = [style] if isinstance(style, Picture) else style
+    return stylize_sources(SourcePictures(content, styles), recipe, pool, callbacks, budget=budget, resume=resume)
+
+
+def stylize_sources(
+    sources: SourcePictures,
+    recipe: Recipe,
+    pool: Pool,
+    callbacks: RunCallbacks | None = None,
+    *,
+    budget: Budget | None = None,
+    resume: Snapshot | None = None,
+) -> Stylised:
+    """Paint the content in the manner of the styles. What the content carries (alpha, profile, EXIF, depth) is kept.
 
     budget: what tiles are cut for; None: the pool's workers and what this machine has (see `budget_for`). resume: where
     an earlier run with the same pictures and recipe was stopped. BadInput for an unknown layer, or when nothing fits
     the memory; Diverged where the loss never is finite.
     """
-    backbone = build_backbone(recipe.backbone, pool.spec.weights[recipe.backbone])
+    backbone = build_backbone(recipe.backbone, pool.spec.weights[recipe.backbone], recipe.pooling)
     resolved = resolve(recipe, backbone)
-    budget = budget or budget_for(content.size, resolved, backbone, pool.spec, pool.size, worker_memory(pool))
-    return paint(content, style, resolved, pool, budget, callbacks, resume)
+    budget = budget or budget_for(sources.content.size, resolved, backbone, pool.spec, pool.size, worker_memory(pool))
+    return paint(sources, resolved, pool, budget, callbacks, resume)
 
 
 def paint(
-    content: Picture,
-    style: Picture,
+    sources: SourcePictures,
     resolved: ResolvedRecipe,
     pool: Pool,
     budget: Budget,
     callbacks: RunCallbacks | None = None,
     resume: Snapshot | None = None,
 ) -> Stylised:
-    """As `stylize`, for those who have resolved the recipe themselves."""
+    """As `stylize_sources`, for those who have resolved the recipe themselves."""
     began = time.perf_counter()
-    plans = plan_scales(content.size, style.size, resolved, budget)
-    before: Snapshot | ScaleResult = resume or beginning(content, style, resolved.recipe, plans[0], pool.spec)
+    content, sources = sources.content, sources.prepared(resolved.recipe)
+    plans = plan_scales(content.size, sources.style.size, resolved, budget)
+    before: Snapshot | ScaleResult = resume or beginning(sources, resolved.recipe, plans[0], pool.spec)
     first = resume.scale if resume else 0
     del resume
     blending = 0.0
     for number in range(first, len(plans)):
         plan = plans[number]
-        mode = mode_of(plan, scale_of(content, style, plan, resolved, pool), resolved, pool)
+        mode = mode_of(plan, scale_of(sources, plan, resolved, pool), resolved, pool)
         states = ScaleRun(plans, number, callbacks or RunCallbacks()).states(mode, begun(mode, before, plan.size))
         del before  # what the scale begins with belongs to it, so that it goes with the first step
         before = mode.result(last(states))
         blending += before.blend_seconds
     assert isinstance(before, ScaleResult)
     image = unframed(before.pixels).astype(np.float32, copy=False)
+    kept = with_colours_of(content.pixels, image) if resolved.recipe.preserve_color == "luminance" else image
     return Stylised(
-        picture=carried(content, image),
+        picture=carried(content, kept),
         loss=before.loss,
         step_ratio=step_ratio(image.transpose(2, 0, 1), plans[-1].picture_tiles),
         tiles=len(plans[-1].tiles),
@@ -119,9 +138,9 @@ def paint(
     )
 
 
-def beginning(content: Picture, style: Picture, recipe: Recipe, plan: ScalePlan, spec: WorkerSpec) -> ScaleResult:
+def beginning(sources: SourcePictures, recipe: Recipe, plan: ScalePlan, spec: WorkerSpec) -> ScaleResult:
     """What the coarsest scale begins with, in the workers' precision."""
-    pixels = framed(first_image(content, style, recipe, plan.size), plan.size).whole
+    pixels = framed(first_image(sources, recipe, plan.size), plan.size).whole
     return ScaleResult(pixels.astype(np.float64 if spec.dtype == "float64" else np.float32, copy=False), math.nan)
 
 
@@ -169,19 +188,25 @@ def budget_for(
     return Budget(workers, memory, profile(backbone, layers.style, layers.content, dtype))
 
 
-def scale_of(content: Picture, style: Picture, plan: ScalePlan, resolved: ResolvedRecipe, pool: Pool) -> Scale:
-    """The work of one scale. The style image is measured at this scale too."""
-    targets = measured_style(framed(style.pixels, plan.style_size), resolved, pool)
-    return Scale(framed(content.pixels, plan.size), targets, plan.steps, plan.tiles, plan.kept)
+def scale_of(sources: SourcePictures, plan: ScalePlan, resolved: ResolvedRecipe, pool: Pool) -> Scale:
+    """The work of one scale. The style pictures are measured at this scale too."""
+    recipe, side = resolved.recipe, max(plan.size)
+    longest = max(final_size(sources.content.size, recipe))
+    measured = []
+    for style in sources.styles:
+        size = style_size_at(style.size, side, longest, recipe)
+        measured.append(measured_style(framed(style.pixels, size), resolved, pool))
+    targets = mixed(measured, recipe.style_weights or [1.0] * len(measured)) if len(measured) > 1 else measured[0]
+    return Scale(framed(sources.content.pixels, plan.size), targets, plan.steps, plan.tiles, plan.kept)
 
 
 def whole_loss(content: Picture, style: Picture, generated: Picture, recipe: Recipe, pool: Pool) -> float:
     """The loss of a generated picture as one objective over all of it, at the finest scale, however it was made."""
-    backbone = build_backbone(recipe.backbone, pool.spec.weights[recipe.backbone])
+    backbone = build_backbone(recipe.backbone, pool.spec.weights[recipe.backbone], recipe.pooling)
     resolved = resolve(replace(recipe, tiling=replace(recipe.tiling, mode="exact", tiles="auto")), backbone)
     budget = budget_for(content.size, resolved, backbone, pool.spec, pool.size, worker_memory(pool))
     plan = plan_scales(content.size, style.size, resolved, budget)[-1]
-    scale = scale_of(content, style, plan, resolved, pool)
+    scale = scale_of(SourcePictures(content, [style]), plan, resolved, pool)
     mode = Exact(replace(scale, steps=0), resolved, pool)
     start = mode.start(framed(generated.pixels, plan.size).whole)
     return mode.result(last(ScaleRun([replace(plan, steps=0)], 0, RunCallbacks()).states(mode, start))).loss

@@ -23,6 +23,7 @@ from parallel_nst.errors import OutOfMemory
 from parallel_nst.networks.backbones.base import Backbone
 from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.networks.weights.states import State
+from parallel_nst.recipe import Pooling
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
@@ -68,7 +69,7 @@ class Worker:
         self.spec = spec
         self.device = torch.device(spec.device)
         self.dtype: torch.dtype = getattr(torch, spec.dtype)
-        self._backbones: dict[str, Backbone] = {}
+        self._backbones: dict[tuple[str, Pooling], Backbone] = {}
         self._run = ""
         self._left: dict[Hashable, Any] = {}
         self._held: tuple[Hashable, Any] | None = None
@@ -91,13 +92,13 @@ class Worker:
         """Threads from now on."""
         torch.set_num_threads(threads)
 
-    def backbone(self, name: str) -> Backbone:
+    def backbone(self, name: str, pooling: Pooling = "auto") -> Backbone:
         """The named backbone on this worker's device, built once."""
-        if name not in self._backbones:
-            network = build_backbone(name, self.spec.weights[name]).to(self.device)
+        if (name, pooling) not in self._backbones:
+            network = build_backbone(name, self.spec.weights[name], pooling).to(self.device)
             network = network.double() if self.dtype == torch.float64 else network
-            self._backbones[name] = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return self._backbones[name]
+            self._backbones[name, pooling] = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self._backbones[name, pooling]
 
     @property
     def precision(self) -> torch.dtype:

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from small_generators import same_pictures, small
 
 from parallel_nst.cli import main as cli
+from parallel_nst.networks.backbones.registry import BACKBONES
 from parallel_nst.networks.generators.files import digest_of, read_generator, save_generator
 from parallel_nst.networks.generators.registry import named_models
 
@@ -77,3 +78,25 @@ def test_convert_writes_a_file_of_this_project(pnst, tmp_path, half):
 def test_convert_writes_nothing_else(pnst, tmp_path, out):
     code, _, err = pnst("convert", "t.pth", out)
     assert code == 2 and err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_backbones_are_listed_with_address_digest_and_size(pnst):
+    code, out, _ = pnst("list", "--backbones")
+    assert code == 0 and len(out.splitlines()) == len(BACKBONES)
+    (line,) = (line for line in out.splitlines() if line.startswith("vgg19 "))
+    assert all(part in line for part in ("548.1 MiB", "dcbb9e9d", "vgg19-dcbb9e9d.pth", "downloaded on first use"))
+    rows = json.loads(pnst("list", "--backbones", "--json")[1])
+    assert [row["name"] for row in rows] == list(BACKBONES) and len(rows[0]["sha256"]) == 64
+
+
+def test_a_backbone_is_inspected_and_fetched_by_name(pnst):
+    (facts,) = json.loads(pnst("inspect", "embedded", "--json")[1])
+    assert facts["parameters"] > 1e6 and "relu5_1" in facts["layers"] and facts["margin"] > 0
+    assert "style_layers" in pnst("inspect", "embedded")[1]
+    code, out, _ = pnst("fetch", "embedded")
+    assert code == 0 and out.strip().endswith("embedded.safetensors")
+
+
+def test_what_cannot_be_fetched_is_one_line(pnst):
+    code, _, err = pnst("fetch", "alexnet")
+    assert code != 0 and err.startswith("pnst: name is 'alexnet'; known: embedded, ") and err.count("\n") == 1

@@ -37,6 +37,8 @@ from parallel_nst.jobs.requests import (
     FolderJob,
     PictureJob,
     PlanJob,
+    ProfileJob,
+    SweepJob,
     TrainJob,
     TrainLength,
 )
@@ -49,6 +51,8 @@ RECORDS: dict[str, tuple[list[Any], Mapping[str, Any]]] = {
     "batch": ([FolderJob], {}),
     "plan": ([PlanJob], {}),
     "compare": ([CompareJob], {}),
+    "sweep": ([SweepJob], {}),
+    "profile": ([ProfileJob], {}),
     "train feedforward": ([TrainJob, FeedforwardMaterial, TrainLength], {"objective": FeedforwardSettings}),
     "train cyclegan": ([TrainJob, CycleMaterial, TrainLength], {"objective": CycleSettings}),
 }
@@ -83,7 +87,7 @@ COMMANDS = commands()
 
 
 def test_all_commands_are_looked_at() -> None:
-    models = {f"models {name}" for name in ("list", "inspect", "convert")}
+    models = {f"models {name}" for name in ("list", "fetch", "inspect", "convert")}
     assert set(COMMANDS) == {*RECORDS, *models}
 
 
@@ -99,7 +103,7 @@ def test_every_command_and_every_option_has_a_help(name: str) -> None:
 @pytest.mark.parametrize("name", RECORDS)
 def test_options_are_the_fields_of_the_job(name: str) -> None:
     known = {option.name: option for option in options_for(name)}
-    own = {"recipe", "save_recipe", "quiet", "json"}  # of the command line itself
+    own = {"markdown", "recipe", "preset", "save_recipe", "quiet", "json"}  # of the command line itself
     params = {param.name: param for param in COMMANDS[name].params}
     assert set(params) <= {*known, *own}
     for key in set(params) & set(known):
@@ -110,12 +114,14 @@ def test_options_are_the_fields_of_the_job(name: str) -> None:
 @pytest.mark.parametrize("name", RECORDS)
 def test_every_field_of_the_job_is_an_option(name: str) -> None:
     """But for those that a command leaves out, which are few and named."""
-    plain = "style_weight content_weight tv_weight learning_rate init seed targets"
+    plain = "style_weight content_weight tv_weight loss_units learning_rate learning_rate_decay init seed targets "
+    plain += "style_weights preserve_color"
     left_out = {
         "run": "mode tiles overlap whole targets sync_every workers address in_process memory",
-        "batch": "mode tiles overlap whole targets sync_every",
+        "batch": "mode tiles overlap whole targets sync_every style_weights",
         "plan": plain,
-        "compare": "mode",
+        "compare": "mode style_weights",
+        "sweep": "style_weights memory",
         "train cyclegan": "style weights encoder",
     }
     known = {option.name for option in options_for(name)}
@@ -245,7 +251,7 @@ NO_EFFECT = [
     (("--learning-rate", "1"), "--learning-rate has no effect with --optimizer lbfgs; give --optimizer adam, or"),
     (("--optimizer", "adam", "--history", "3"), "--history has no effect with --optimizer adam; give --optimizer lb"),
     (("--seed", "3"), "--seed has no effect with --init content; give --init noise, or leave it out"),
-    (("--style", "a.png", "--style", "b.png"), "--style is given 2 times, as a.png and b.png; give it once"),
+    (("--content", "a.png", "--content", "b.png"), "--content is given 2 times, as a.png and b.png; give it once"),
 ]
 
 
@@ -344,6 +350,25 @@ def test_what_is_typed_beats_a_file_of_settings(tile_run: Callable[..., PictureJ
 
 
 # JSON
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--preset", "monet"), "preset is 'monet'; known: gatys2016"),
+        (("--preset", "gatys2016", "--recipe", "mine.toml"), "--recipe and --preset exclude each other"),
+    ],
+)
+def test_a_preset_that_cannot_be_is_one_line(
+    tile_run: Callable[..., PictureJob], arguments: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(typer.BadParameter, match=message):
+        tile_run(*arguments)
+
+
+def test_what_is_typed_beats_a_preset(tile_run: Callable[..., PictureJob]) -> None:
+    recipe = tile_run("--preset", "crowsonkb", "--steps", "7").recipe
+    assert (recipe.steps, recipe.optimizer, recipe.tv_weight) == (7, "adam", 2.0)
 
 
 def test_json_has_no_number_that_json_does_not_know() -> None:

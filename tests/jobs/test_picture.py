@@ -1,5 +1,6 @@
 """One picture from file to file: previews, snapshots, going on, memory, and what is written down."""
 
+import csv
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from tiny_networks import LAYERS, tiny_state
 
 from parallel_nst.files.images import read_image, read_settings
 from parallel_nst.jobs import picture
-from parallel_nst.jobs.picture import stylize_file, untiled, write_preview
+from parallel_nst.jobs.picture import identity_of, stylize_file, untiled, write_preview
 from parallel_nst.jobs.requests import PictureJob
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers import opening as pools
@@ -39,7 +40,7 @@ def job(tmp_path, monkeypatch):
     save_file(tiny_state(), tmp_path / "tiny.safetensors")
     (tmp_path / "out").mkdir()
     content, style, weights = (tmp_path / name for name in ("content.png", "style.png", "tiny.safetensors"))
-    return PictureJob(content, style, tmp_path / "out" / "a.png", RECIPE, weights=weights, workers=1)
+    return PictureJob(content, (style,), tmp_path / "out" / "a.png", RECIPE, weights=weights, workers=1)
 
 
 def run(job, stop_after=None):
@@ -65,6 +66,68 @@ def refused(job):
         run(job)
     assert "\n" not in str(caught.value) and files(job) == before
     return str(caught.value)
+
+
+def test_several_styles_and_a_beginning_are_read_and_named(job, tmp_path):
+    for name in ("other", "start"):
+        Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(tmp_path / f"{name}.png")
+    recipe = replace(RECIPE, style_weights=(0.7, 0.3), init=str(tmp_path / "start.png"))
+    both = replace(job, style=(*job.style, tmp_path / "other.png"), recipe=recipe)
+    run(both)
+    assert Recipe.from_toml(read_settings(job.output)).style_weights == (0.7, 0.3)
+    assert replace(both, output=None).output.name == "content-style-other.png"
+    assert identity_of(both, recipe) != identity_of(replace(both, style=both.style[:1]), recipe)
+    line = refused(replace(both, style=job.style))
+    assert line == "style_weights has 2 numbers for 1 style pictures; give one for each"
+    line = refused_file(replace(both, recipe=replace(recipe, init="nowhere.png")))
+    assert "nowhere.png" in line
+
+
+def refused_file(job):
+    """The line that says which file is not there."""
+    with pytest.raises(OSError) as caught:
+        run(job)
+    return str(caught.value)
+
+
+# The way
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
+def test_losses_of_every_step_are_written_with_a_plot(job, recipe):
+    log = job.output.with_name("losses.csv")
+    recipe = replace(recipe, tv_weight=0.5)
+    run(replace(job, recipe=recipe, log=log))
+    with log.open() as file:
+        rows = list(csv.DictReader(file))
+    whole = recipe.tiling.mode == "exact"
+    assert [row["step"] for row in rows[:4]] == ["1", "2", "3", "4"] and {row["scale"] for row in rows} == {"1", "2"}
+    assert len(rows) == 4 + (3 if whole else 12)
+    assert {row["tile"] for row in rows[4:]} == ({""} if whole else {"0", "1", "2", "3"})
+    for row in rows:
+        parts = [float(row[name]) for name in ("style", "content", "variation", "range")]
+        assert sum(parts) == pytest.approx(float(row["total"]), rel=1e-5) and min(parts[0], parts[2]) > 0
+    assert read_image(log.with_suffix(".png")).size[0] > 400
+
+
+def test_a_run_that_fails_leaves_its_losses(job):
+    log = job.output.with_name("losses.csv")
+    with pytest.raises(Stopped):
+        run(replace(job, log=log), stop_after=2)
+    assert len(log.read_text().splitlines()) >= 3
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
+def test_frames_of_the_way_are_in_a_strip(job, recipe):
+    run(replace(job, recipe=recipe, frames_every=2))
+    assert files(job) == ["a.frames.png", "a.png"]
+    assert read_image(job.strip).size[0] > 2 * 256
+
+
+def test_a_log_that_cannot_be_written_is_one_line(job, tmp_path):
+    with pytest.raises(ValueError, match=r"ends in \.csv"):
+        replace(job, log=tmp_path / "losses.txt")
+    assert "its folder is not there" in refused(replace(job, log=tmp_path / "nowhere" / "losses.csv"))
 
 
 # The file
@@ -192,7 +255,7 @@ def test_a_snapshot_of_another_run_is_refused(job, change):
         save_file(tiny_state(5), job.weights)
         other = job
     else:
-        Image.new("RGB", (50, 40), "red").save(getattr(job, change))
+        Image.new("RGB", (50, 40), "red").save({"content": job.content, "style": job.style[0]}[change])
         other = job
     assert "another picture or other settings" in refused(replace(other, resume=True))
 

@@ -6,6 +6,7 @@ from public_networks import NETWORKS, drawn, network_of
 from tiny_networks import tiny_backbone
 
 from parallel_nst.networks.backbones.base import Layer, deepest
+from parallel_nst.networks.backbones.embedded import Embedded
 from parallel_nst.networks.backbones.resnet import ResNet
 from parallel_nst.networks.backbones.squeezenet import SqueezeNet
 from parallel_nst.networks.backbones.vgg import VGG, VGG16_WIDTHS, VGG19_WIDTHS
@@ -309,3 +310,26 @@ def test_a_new_residual_network_is_in_evaluation_mode():
 def test_an_unknown_layer_of_a_residual_network_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'relu4_2'.*relu1 conv2_block1 conv3_block1"):
         ResNet(2, (1, 1)).check_layers(["relu4_2"])
+
+
+@pytest.mark.parametrize("name", ["vgg", "resnet", "squeezenet", "embedded"])
+@pytest.mark.parametrize("pooling", ["max", "avg"])
+def test_pooling_by_choice_keeps_windows_and_is_what_it_says(name, pooling):
+    made = {
+        "vgg": lambda: VGG(((4,), (6,), (6,))),
+        "resnet": lambda: ResNet(4, (1, 1)),
+        "squeezenet": SqueezeNet,
+        "embedded": lambda: Embedded(((4,), (6,))),
+    }[name]()
+    windows = [(block.name, block.window) for block in made.blocks]
+    table = made.layers
+    made.pool_by(pooling)
+    assert [(block.name, block.window) for block in made.blocks] == windows and made.layers == table
+    x = torch.rand(1, 1, 13, 9)
+    for block in made.blocks:
+        if block.name.startswith("pool"):
+            out, w = block.module(x), block.window
+            assert out.shape[-2:] == (w.outputs(13), w.outputs(9))
+            corner = x[..., : w.kernel - w.padding, : w.kernel - w.padding]
+            expected = corner.max() if pooling == "max" else corner.sum() / w.kernel**2
+            torch.testing.assert_close(out[0, 0, 0, 0], expected)

@@ -17,6 +17,8 @@ from parallel_nst.painting.gatys.half_precision import rms, stored, wide
 from parallel_nst.painting.gatys.optimizers import (
     LARGEST_STEP,
     adam,
+    average_of,
+    averaging,
     carry_state,
     lbfgs,
     make_optimizer,
@@ -208,7 +210,7 @@ def test_history_is_bounded(half):
     assert {v.values.dtype for pair in state.pairs for v in pair} == {torch.float16 if half else torch.float32}
 
 
-@pytest.mark.parametrize("optimizer", [lbfgs(3), adam(0.02)])
+@pytest.mark.parametrize("optimizer", [lbfgs(3), adam(0.02), averaging(lbfgs(3), 0.9)])
 def test_steps_repeat_and_leave_the_image_alone(optimizer):
     images = [[], []]
     for way in images:
@@ -224,7 +226,7 @@ def test_steps_repeat_and_leave_the_image_alone(optimizer):
     assert all(torch.equal(*pair) for pair in zip(*[[i.clone() for i in way[-2:]] for way in images], strict=True))
 
 
-@pytest.mark.parametrize("optimizer", [lbfgs(3), adam(0.02)])
+@pytest.mark.parametrize("optimizer", [lbfgs(3), adam(0.02), averaging(lbfgs(3), 0.9)])
 def test_the_order_of_strides_does_not_matter(optimizer):
     def strided(x):
         loss, gradient = quadratic(x)
@@ -274,6 +276,7 @@ def most_copies(optimizer, steps, bad=()):
         (adam(0.02), 3.5),
         (lbfgs(3, through=broadened), 3 + 5),
         (adam(0.02, through=broadened), 4),
+        (averaging(lbfgs(3), 0.9), 3 + 5.5),
     ],
 )
 def test_a_step_needs_no_more_memory_than_it_says(optimizer, copies, monkeypatch):
@@ -361,7 +364,7 @@ def forgetful(state):
     return replace(state, accepted=None, failures=0)
 
 
-@pytest.mark.parametrize("optimizer", [lbfgs(3), adam(0.02), lbfgs(3, through=broadened)])
+@pytest.mark.parametrize("optimizer", [lbfgs(3), adam(0.02), lbfgs(3, through=broadened), averaging(lbfgs(3), 0.9)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("steps", [0, 1, 7])
 def test_a_packed_state_goes_on_to_the_bit(optimizer, dtype, steps):
@@ -417,3 +420,50 @@ def test_adam_survives_a_gradient_that_is_not_finite():
 def test_a_recipe_names_its_optimiser():
     assert hasattr(make_optimizer(Recipe(optimizer="lbfgs")).init(GREY), "pairs")
     assert hasattr(make_optimizer(Recipe(optimizer="adam")).init(GREY), "square")
+
+
+# The mean of the pictures on the way
+
+
+def test_the_mean_is_that_of_the_images_after_each_step_without_bias():
+    decay, image, weights, images = 0.8, GREY, [], []
+    optimizer = averaging(adam(0.05), decay)
+    state = optimizer.init(image)
+    for _ in range(7):
+        image, state = optimizer.step(state, image, *quadratic(image))
+        weights = [weight * decay for weight in weights] + [1 - decay]
+        images.append(image.clone())
+        mean = sum(w * x for w, x in zip(weights, images, strict=True)) / sum(weights)
+        torch.testing.assert_close(average_of(state), mean)
+    plain, ours = run(adam(0.05), quadratic, GREY, 7)[1], image
+    assert torch.equal(ours, plain)  # the steps themselves are the same
+
+
+def test_the_mean_is_free_of_what_steps_swing_by():
+    _, image, state = run(averaging(adam(0.1), 0.98), quadratic, GREY, 400)
+    assert quadratic(average_of(state))[0] < quadratic(image)[0] or torch.equal(average_of(state), image)
+
+
+def test_a_scale_begins_a_mean_of_its_own():
+    *_, state = run(averaging(lbfgs(3), 0.9), mean_loss, torch.full((1, 3, 8, 8), 0.5), 5)
+    carried = enlarged(state)
+    assert average_of(carried) is None
+    image = torch.full((1, 3, 16, 16), 0.5)
+    following, after = averaging(lbfgs(3), 0.9).step(carried, image, *mean_loss(image))
+    torch.testing.assert_close(average_of(after), following)
+
+
+def test_an_exchange_keeps_the_mean():
+    *_, state = run(averaging(lbfgs(3), 0.9), quadratic, GREY, 5)
+    kept = carry_state(state, 3.0)
+    assert kept.inner.accepted.loss == 3.0 and torch.equal(average_of(kept), average_of(state))
+
+
+def test_the_step_size_of_adam_falls():
+    plain, falling = adam(0.02), adam(0.02, fall=0.5)
+    state = replace(plain.init(GREY), steps=200)
+    moves = []
+    for optimizer in (plain, falling):
+        again = unpack(cloned(pack(state)))
+        moves.append(optimizer.step(again, GREY, *quadratic(GREY))[0] - GREY)
+    torch.testing.assert_close(moves[1], moves[0] / 4)

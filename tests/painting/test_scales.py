@@ -24,6 +24,7 @@ from parallel_nst.painting.planning.scales import (
 )
 from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.resolved import resolve
+from parallel_nst.painting.sources import SourcePictures
 from parallel_nst.painting.tiles.geometry import Rect
 from parallel_nst.painting.tiles.seams import borders
 from parallel_nst.recipe import LayerWeights, Recipe, TilingSpec
@@ -127,6 +128,12 @@ def test_style_size_is_its_own():
     assert [p.style_size for p in plans((400, 300), replace(RECIPE, style_size=96))] == [(68, 68), (96, 96)]
 
 
+def test_the_scale_of_the_style_multiplies_its_size_at_every_scale():
+    half, twice = (replace(RECIPE, style_scale=factor) for factor in (0.5, 2.0))
+    assert [p.style_size for p in plans((400, 300), half)] == [(17, 17), (24, 24)]
+    assert [p.style_size for p in plans((400, 300), twice, style=(40, 20))] == [(68, 34), (80, 40)]
+
+
 def test_work_counts_every_px_that_is_read():
     plan = plans((400, 300))[-1]
     assert plan.work == plan.steps * sum(tile.read.area for tile in plan.tiles)
@@ -146,11 +153,12 @@ def test_an_unknown_layer_is_refused():
 
 def test_the_first_image_is_what_was_asked_for():
     content, style = Picture(np.full((9, 8, 3), 0.25, np.float32)), Picture(np.full((5, 5, 3), 0.75, np.float32))
-    for init, value in (("content", 0.25), ("style", 0.75)):
-        image = first_image(content, style, replace(RECIPE, init=init), (20, 30))
+    sources = SourcePictures(content, [style], Picture(np.full((3, 7, 3), 0.5, np.float32)))
+    for init, value in (("content", 0.25), ("style", 0.75), ("other.png", 0.5)):
+        image = first_image(sources, replace(RECIPE, init=init), (20, 30))
         assert image.shape == (30, 20, 3)
         np.testing.assert_allclose(image, value, atol=1e-6)
-    noise = [first_image(content, style, replace(RECIPE, init="noise", seed=seed), (20, 30)) for seed in (1, 1, 2)]
+    noise = [first_image(sources, replace(RECIPE, init="noise", seed=seed), (20, 30)) for seed in (1, 1, 2)]
     assert np.array_equal(noise[0], noise[1]) and not np.array_equal(noise[0], noise[2])
     assert noise[0].min() >= 0 and noise[0].max() <= 1 and noise[0].std() > 0.1 and noise[0].dtype == np.float32
 

@@ -9,18 +9,21 @@ import torch
 from scattered import Scattered
 from tiny_networks import LAYERS, tiny_backbone, tiny_state
 
+from parallel_nst.errors import BadInput
 from parallel_nst.files.images import Picture
 from parallel_nst.painting import style_targets as module
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.objective import LocalObjective
 from parallel_nst.painting.gatys.optimizers import make_optimizer
+from parallel_nst.painting.gatys.style import mixed
 from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.scales import FRAME, framed
 from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.scale_run import RunCallbacks
+from parallel_nst.painting.sources import SourcePictures
 from parallel_nst.painting.style_targets import measured_style
-from parallel_nst.painting.stylize import enlarged, stylize, whole_loss
+from parallel_nst.painting.stylize import enlarged, stylize, stylize_sources, whole_loss
 from parallel_nst.painting.tiles.geometry import whole_tile
 from parallel_nst.recipe import LayerWeights, Recipe, TilingSpec
 from parallel_nst.workers.pool import SerialPool
@@ -213,3 +216,88 @@ def test_the_loss_of_a_whole_picture_tells_better_from_worse(pool):
     result = painted(replace(RECIPE, steps=10), pool, style=red())
     before, after = (whole_loss(picture(), red(), image, RECIPE, pool) for image in (picture(), result.picture))
     assert after < 0.8 * before
+
+
+# Several styles, colours, another beginning
+
+
+def test_targets_of_several_styles_are_the_mean_of_theirs(pool):
+    resolved = resolve(RECIPE, tiny_backbone())
+    one, two = (measured_style(framed(picture(seed=seed).pixels, (40, 30)), resolved, pool) for seed in (1, 2))
+    both = mixed([one, two], [3.0, 1.0])
+    for name in LAYERS.style:
+        torch.testing.assert_close(both.grams[name], 0.75 * one.grams[name] + 0.25 * two.grams[name])
+        assert both.powers[name] == pytest.approx(0.75 * one.powers[name] + 0.25 * two.powers[name])
+        assert both.norms[name] == pytest.approx(float(both.grams[name][:-1, :-1].square().sum()))
+
+
+@pytest.mark.parametrize("kind", ["gram", "w2"])
+def test_the_same_style_twice_is_that_style(pool, kind):
+    recipe = replace(RECIPE, style_loss=kind)
+    once, twice = (painted(recipe, pool, style=style) for style in (red(), [red(), red()]))
+    np.testing.assert_allclose(twice.picture.pixels, once.picture.pixels, atol=1e-3)
+    other = painted(recipe, pool, style=[red(), picture(seed=1)])
+    assert np.abs(other.picture.pixels - once.picture.pixels).max() > 0.01
+
+
+def test_a_style_of_no_weight_does_not_count(pool):
+    recipe = replace(RECIPE, style_weights=(1.0, 0.0))
+    alone, beside = painted(RECIPE, pool, style=red()), painted(recipe, pool, style=[red(), picture(seed=1)])
+    np.testing.assert_array_equal(beside.picture.pixels, alone.picture.pixels)
+
+
+@pytest.mark.parametrize("kind", ["gram", "w2"])
+def test_several_styles_in_tiles_are_those_in_one_piece(kind):
+    pool, recipe = SerialPool(DOUBLE), replace(RECIPE, style_loss=kind, style_weights=(0.7, 0.3))
+    cut = painted(recipe, pool, style=[red(), picture(seed=1)])
+    whole = painted(replace(recipe, tiling=TilingSpec()), pool, style=[red(), picture(seed=1)])
+    assert cut.tiles == 4 and whole.tiles == 1
+    assert cut.loss == pytest.approx(whole.loss, rel=1e-7)
+    np.testing.assert_allclose(cut.picture.pixels, whole.picture.pixels, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
+def test_the_mean_of_the_way_is_painted_in_every_mode(pool, recipe):
+    """With a share of almost nothing it is the last picture; with a large one, another."""
+    many = replace(recipe, steps=4, optimizer="adam", learning_rate=0.001)
+    last, nearly, mean = (painted(replace(many, average=share), pool) for share in (0.0, 1e-7, 0.9))
+    np.testing.assert_allclose(nearly.picture.pixels, last.picture.pixels, atol=1e-3)
+    assert np.abs(mean.picture.pixels - last.picture.pixels).mean() > 1e-5
+
+
+def test_the_mean_in_tiles_is_that_in_one_piece():
+    pool, recipe = SerialPool(DOUBLE), replace(RECIPE, average=0.9, steps=4)
+    cut, whole = painted(recipe, pool), painted(replace(recipe, tiling=TilingSpec()), pool)
+    assert cut.loss == pytest.approx(whole.loss, rel=1e-7)
+    np.testing.assert_allclose(cut.picture.pixels, whole.picture.pixels, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
+def test_colours_can_be_kept_in_every_mode(pool, recipe):
+    content, weights = np.array([0.596, -0.274, -0.322], np.float32), np.array([0.299, 0.587, 0.114], np.float32)
+    calm = Picture(0.4 + 0.2 * picture(48, 36).pixels)
+    free, kept = (painted(replace(recipe, preserve_color=how), pool, calm) for how in ("off", "luminance"))
+    assert np.abs((kept.picture.pixels - free.picture.pixels) @ weights).mean() < 0.02
+    shifts = [np.abs((made.picture.pixels - calm.pixels) @ content).mean() for made in (kept, free)]
+    assert shifts[0] < 0.2 * shifts[1]
+    assert painted(replace(recipe, preserve_color="histogram"), pool, calm, red()).loss != free.loss
+
+
+def test_a_picture_to_begin_with(pool):
+    recipe = replace(RECIPE, init="start.png", steps=1, scales=1, tiling=TilingSpec())
+    start = Picture(np.full((30, 40, 3), 0.5, np.float32))
+    made = [stylize_sources(SourcePictures(picture(), [red()], one), recipe, pool) for one in (start, picture(seed=5))]
+    assert np.abs(made[0].picture.pixels - made[1].picture.pixels).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "styles", "words"),
+    [
+        (replace(RECIPE, style_weights=(1.0, 2.0, 3.0)), 2, "style_weights has 3 numbers for 2 style pictures"),
+        (replace(RECIPE, style_weights=(1.0, 2.0)), 1, "style_weights has 2 numbers for 1 style picture"),
+        (replace(RECIPE, init="start.png"), 1, "init is 'start.png'"),
+    ],
+)
+def test_pictures_that_do_not_fit_the_recipe(pool, recipe, styles, words):
+    with pytest.raises(BadInput, match=words):
+        painted(recipe, pool, style=[red()] * styles)

@@ -127,7 +127,7 @@ def gatys_method(
     """Gatys' optimisation in the manner of a picture. BadInput, in one line, for a style or weights that cannot be
     read and layers that there are not."""
     state = load_weights(recipe.backbone, weights)
-    resolve(recipe, build_backbone(recipe.backbone, state))
+    resolve(recipe, build_backbone(recipe.backbone, state, recipe.pooling))
     weighed = (name.encode() + state[name].contiguous().numpy().tobytes() for name in sorted(state))
     digest = short_digest(
         chain([replace(recipe, device="auto").digest().encode(), file_digest(style).encode()], weighed)

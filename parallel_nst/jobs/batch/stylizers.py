@@ -23,6 +23,7 @@ from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.scales import final_size, settled
 from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.resolved import resolve
+from parallel_nst.painting.sources import SourcePictures
 from parallel_nst.painting.stylize import carried
 from parallel_nst.painting.stylize import paint as paint_picture
 from parallel_nst.recipe import Recipe
@@ -133,7 +134,7 @@ class GatysStylizer:
     together: int = 1
 
     def ready(self, worker: Worker) -> PaintPictures:
-        backbone = build_backbone(self.recipe.backbone, worker.spec.weights[self.recipe.backbone])
+        backbone = build_backbone(self.recipe.backbone, worker.spec.weights[self.recipe.backbone], self.recipe.pooling)
         pool = SerialPool(worker.spec, worker)
         resolved = resolve(self.recipe, backbone)
         layers = resolved.layers
@@ -142,7 +143,9 @@ class GatysStylizer:
         def paint(picture: Picture) -> Painted:
             width, height = final_size(picture.size, self.recipe)
             budget = Budget(1, worker_share(self.memory, height, width, 1), costs)
-            made = paint_picture(picture, self.style, settled(picture.size, resolved, budget), pool, budget)
+            made = paint_picture(
+                SourcePictures(picture, [self.style]), settled(picture.size, resolved, budget), pool, budget
+            )
             return Painted(made.picture, (f"loss {made.loss:.4f}",))
 
         return lambda pictures: [paint(picture) for picture in pictures]

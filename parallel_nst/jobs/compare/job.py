@@ -146,7 +146,7 @@ def with_tiles(job: CompareJob) -> Recipe:
 def laid_tiles(size: tuple[int, int], recipe: Recipe, weights: State) -> list[Tile]:
     """The tiles of the finest scale in the picture's own coordinates, for their borders: without halo or overlap, which
     depend on the mode."""
-    align = resolve(recipe, build_backbone(recipe.backbone, weights)).deepest.stride
+    align = resolve(recipe, build_backbone(recipe.backbone, weights, recipe.pooling)).deepest.stride
     width, height = (length + 2 * FRAME for length in size)
     tiles = plan_tiles(height, width, grid_of(recipe.tiling, height, width), align=align)
     return [tile.moved(-FRAME) for tile in tiles]

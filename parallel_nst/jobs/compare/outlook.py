@@ -22,7 +22,8 @@ RAY_SECONDS = 4.0  # to start and to stop a Ray of one's own, seen on two cores
 
 def outlook(scene: Scene, settings: Sequence[Setting], rounds: int) -> str:
     """In one line. rounds: the one to warm up among them. The speed is measured, which takes a second or two."""
-    backbone = build_backbone(scene.recipe.backbone, scene.weights).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    backbone = build_backbone(scene.recipe.backbone, scene.weights, scene.recipe.pooling)
+    backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     reader = FeatureReader(backbone, resolve(scene.recipe, backbone).layers, getattr(torch, scene.dtype))
     costs = profile(backbone, reader.layers.style, reader.layers.content, reader.dtype)
     threads = sorted({setting.threads for setting in settings})

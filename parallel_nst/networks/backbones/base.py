@@ -14,13 +14,14 @@ Shape letters: N images, C channels, H and W in pixels; H_l = ceil or floor of H
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from parallel_nst.errors import BadInput
 from parallel_nst.networks.weights.states import State, check_fit
+from parallel_nst.recipe import Pooling
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -113,6 +114,12 @@ class Backbone(nn.Module):
         self.blocks = blocks
         self.layers = layer_table(blocks)
 
+    def pool_by(self, pooling: Pooling) -> None:
+        """Take the maximum of each window, or its mean as Gatys et al. 2016 advise; auto: as it was trained. Windows
+        stay as they are, so tiles do too."""
+        if pooling != "auto":
+            self._chain([replace(block, module=pooled(block.module, pooling)) for block in self.blocks])
+
     def check_layers(self, names: Iterable[str]) -> None:
         """BadInput for a name that is no layer of this backbone."""
         for name in names:
@@ -160,6 +167,14 @@ class Backbone(nn.Module):
             if block.name in wanted:
                 features[block.name] = x
         return features
+
+
+def pooled(module: nn.Module, pooling: Pooling) -> nn.Module:
+    """A pooling of the same window that takes the maximum or the mean; anything else as it is."""
+    if not isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
+        return module
+    kind = nn.MaxPool2d if pooling == "max" else nn.AvgPool2d
+    return kind(module.kernel_size, module.stride, module.padding, ceil_mode=module.ceil_mode)
 
 
 def deepest(backbone: Backbone, names: Iterable[str]) -> Layer:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from parallel_nst.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, Block, Window, loaded
+from parallel_nst.networks.backbones.caffe import from_caffe
 from parallel_nst.networks.weights.states import State
 
 VGG16_WIDTHS = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
@@ -42,10 +43,10 @@ def vgg_blocks(widths: Sequence[Sequence[int]], pool: nn.Module, window: Window)
 
 
 def build_vgg16(state: State) -> Backbone:
-    """From torchvision's state dict, with or without its classifier."""
-    return loaded(VGG(VGG16_WIDTHS), state)
+    """From torchvision's state dict or Caffe's (see `caffe`), with or without its classifier."""
+    return loaded(VGG(VGG16_WIDTHS), from_caffe(state, VGG16_WIDTHS))
 
 
 def build_vgg19(state: State) -> Backbone:
     """As `build_vgg16`."""
-    return loaded(VGG(VGG19_WIDTHS), state)
+    return loaded(VGG(VGG19_WIDTHS), from_caffe(state, VGG19_WIDTHS))

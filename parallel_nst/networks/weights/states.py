@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from parallel_nst.errors import BadWeights
-from parallel_nst.networks.weights.quantised import SCALE_SUFFIX, dequantised
+from parallel_nst.networks.weights.quantised import CODE_SUFFIX, SCALE_SUFFIX, TABLE_SUFFIX, dequantised
 from parallel_nst.networks.weights.reader import LARGEST, LONGEST_KEY, MOST_TENSORS, listed, read_file, shown
 
 State = Mapping[str, Tensor]
@@ -63,12 +63,18 @@ def plain_state(content: dict[object, object]) -> dict[str, Tensor]:
         if len(key) > LONGEST_KEY or not key.isprintable():
             raise BadWeights(f"has a key that no network has ({shown(key)}); it is damaged")
         value = Tensor.detach(value)  # without attributes, which a file can put in the places of methods
-        if fault := fault_of_tensor(key, value, scaled=f"{key}{SCALE_SUFFIX}" in content):
+        if fault := fault_of_tensor(key, value, scaled=has_key(key, content)):
             raise BadWeights(f"has weights that cannot be used: {key} {fault}")
         state[key] = value
     if (count := sum(value.numel() for value in state.values())) > LARGEST // 4:
         raise BadWeights(f"declares {count} numbers, more than any network; it is damaged")
     return state
+
+
+def has_key(key: str, content: Mapping[Any, object]) -> bool:
+    """Whether the scales or the table of 8-bit weights stand beside them."""
+    table = key.removesuffix(CODE_SUFFIX) + TABLE_SUFFIX
+    return f"{key}{SCALE_SUFFIX}" in content or (key.endswith(CODE_SUFFIX) and table in content)
 
 
 def fault_of_tensor(key: str, value: Tensor, scaled: bool) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from parallel_nst.painting.exact.halo import Halo, Messages
 from parallel_nst.painting.gatys.features import FeatureReader
-from parallel_nst.painting.gatys.objective import cotangents, total_loss
+from parallel_nst.painting.gatys.objective import Loss, cotangents, total_loss
 from parallel_nst.painting.gatys.style import StyleTargets
 from parallel_nst.painting.gatys.sums import FeatureSums, measure_sums, pull_back
 from parallel_nst.painting.resolved import ResolvedRecipe
@@ -63,7 +63,7 @@ class RankObjective:
             image, sums = graphs.pop(tile.index) if tile.index in graphs else self._graph(flat, received, tile)
             gradient.add(tile.index, pull_back(sums, image, by))
             del image, sums
-        return self._agreed(loss), gradient.result()
+        return Loss(self._agreed(loss), loss.parts), gradient.result()
 
     def _forward(
         self, flat: Tensor, received: Messages, graphs: dict[int, tuple[Tensor, FeatureSums]]

@@ -39,4 +39,6 @@ class FeatureReader:
 
 def reader_on(worker: Worker, resolved: ResolvedRecipe) -> FeatureReader:
     """What a recipe's features are read with on a worker."""
-    return FeatureReader(worker.backbone(resolved.recipe.backbone), resolved.layers, worker.dtype)
+    return FeatureReader(
+        worker.backbone(resolved.recipe.backbone, resolved.recipe.pooling), resolved.layers, worker.dtype
+    )

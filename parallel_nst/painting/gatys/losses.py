@@ -160,7 +160,9 @@ def wasserstein_loss(moments: Tensor, target: Tensor, power: float) -> Tensor:
 
 def factor_of(matrix: Tensor, least: float) -> Tensor:
     """L with L L^T the symmetric `matrix`, or what it is with no eigenvalue below `least`: the target of a tile of its
-    own need not be a covariance."""
+    own need not be a covariance. NaN of a matrix that is not finite."""
+    if not matrix.isfinite().all():
+        return torch.full_like(matrix, torch.nan)
     factor: Tensor
     factor, fault = torch.linalg.cholesky_ex(matrix)
     if fault and matrix.isfinite().all():

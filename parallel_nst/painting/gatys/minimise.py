@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from parallel_nst.errors import Diverged
-from parallel_nst.painting.gatys.optimizers import Optimizer
+from parallel_nst.painting.gatys.optimizers import Optimizer, average_of
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,15 @@ def minimise(objective: Objective, start: Iteration, optimizer: Optimizer, steps
 
 
 def finish(objective: Objective, end: Iteration) -> Minimum:
-    """The last image or, if that is worse, the best image evaluated; clamped to [0, 1].
+    """The last image or, if that is worse, the best image evaluated; the mean of all where the optimiser takes one and
+    its loss is finite; clamped to [0, 1].
 
     The clamp stands here and not inside the loop, where it would contradict the curvature that L-BFGS has learnt.
     Diverged where not even the best has a finite loss.
     """
+    average = average_of(end.state)
+    if average is not None and math.isfinite((mean := clamped(objective, average)).loss):
+        return mean
     last = clamped(objective, end.image)
     if not last.loss <= end.best.loss:
         last = min(last, clamped(objective, end.best.image), key=lambda minimum: minimum.loss)

@@ -27,37 +27,84 @@ from parallel_nst.recipe import Recipe
 RANGE_WEIGHT = 10.0
 
 
+PARTS = ("style", "content", "variation", "range")  # of a loss
+
+
+class Loss(float):
+    """A loss as a number that knows its parts, each times its weight: they add up to it."""
+
+    parts: tuple[float, ...]
+
+    def __new__(cls, total: float, parts: tuple[float, ...]) -> Loss:
+        made = super().__new__(cls, total)
+        made.parts = parts
+        return made
+
+    def __getnewargs__(self) -> tuple[float, tuple[float, ...]]:  # type: ignore[override]
+        return float(self), self.parts
+
+
+def parts_of(loss: float) -> dict[str, float]:
+    """The parts of a loss that knows them, by name."""
+    return dict(zip(PARTS, loss.parts, strict=True)) if isinstance(loss, Loss) else {}
+
+
 def total_loss(sums: FeatureSums, style: StyleTargets, resolved: ResolvedRecipe) -> Tensor:
-    """Style, content and total variation, each a mean over the whole picture and times its weight, and what keeps the
-    picture near the range of pixels; in [0, 1] that is 0."""
+    """All parts together."""
+    return added(loss_parts(sums, style, resolved))
+
+
+def added(parts: list[Tensor]) -> Tensor:
+    """Their sum."""
+    return sum(parts[1:], parts[0])
+
+
+def loss_parts(sums: FeatureSums, style: StyleTargets, resolved: ResolvedRecipe) -> list[Tensor]:
+    """Style, content, total variation and what keeps the picture near the range of pixels, which is 0 in [0, 1]
+    (`PARTS`), each a mean over the whole picture and times its weight. The last stands beside relative units alone:
+    papers have none."""
     recipe, layers, counts = resolved.recipe, resolved.layers, sums.positions
     style_terms = {n: style_loss(sums.grams[n] / counts[n], style, n, recipe) for n in layers.style}
-    content_terms = {n: sums.content[n] / (counts[n] * style.powers[n]) for n in layers.content}
-    total = recipe.style_weight * weighted_mean(style_terms, layers.style)
-    total = total + recipe.content_weight * weighted_mean(content_terms, layers.content)
-    total = total + recipe.tv_weight * sums.variation / sums.elements
-    return total + RANGE_WEIGHT * (recipe.style_weight + recipe.content_weight) * sums.excess / sums.elements
+    relative = recipe.loss_units == "relative"
+    content_terms = {n: sums.content[n] / (counts[n] * (style.powers[n] if relative else 1)) for n in layers.content}
+    together = weighted_mean if relative else weighted_sum
+    range_weight = RANGE_WEIGHT * (recipe.style_weight + recipe.content_weight) if relative else 0.0
+    return [
+        recipe.style_weight * together(style_terms, layers.style),
+        recipe.content_weight * together(content_terms, layers.content),
+        recipe.tv_weight * sums.variation / sums.elements,
+        range_weight * sums.excess / sums.elements,
+    ]
 
 
 def style_loss(moments: Tensor, style: StyleTargets, name: str, recipe: Recipe) -> Tensor:
-    """What a layer's mean moments (C + 1, C + 1) miss of the style's, as the recipe measures it."""
-    target = style.grams[name]
+    """What a layer's mean moments (C + 1, C + 1) miss of the style's, as the recipe measures it. In absolute units that
+    is the mean square over the Gram matrix, or for w2 the mean over channels."""
+    target, relative = style.grams[name], recipe.loss_units == "relative"
     if recipe.style_loss == "w2":
-        return wasserstein_loss(moments, target, style.powers[name])
-    return gram_loss(gram_part(moments), gram_part(target), style.norms[name])
+        return wasserstein_loss(moments, target, style.powers[name] if relative else 1.0)
+    gram = gram_part(moments)
+    return gram_loss(gram, gram_part(target), style.norms[name] if relative else float(gram.numel()))
 
 
 def weighted_mean(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Mean of the terms, weighted by layer."""
-    return sum((weights[name] * term for name, term in terms.items()), torch.zeros(())) / sum(weights.values())
+    return weighted_sum(terms, weights) / sum(weights.values())
 
 
-def cotangents(sums: FeatureSums, style: StyleTargets, resolved: ResolvedRecipe) -> tuple[float, FeatureSums]:
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Sum of the terms, weighted by layer."""
+    return sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
+
+
+def cotangents(sums: FeatureSums, style: StyleTargets, resolved: ResolvedRecipe) -> tuple[Loss, FeatureSums]:
     """The loss of these sums and its derivative by each of them."""
     leaves = sums.holding([value.detach().requires_grad_() for value in sums.tensors])
     with one_thread():
-        loss = total_loss(leaves, style, resolved)
-        return float(loss.detach()), sums.holding(list(torch.autograd.grad(loss, leaves.tensors)))
+        parts = loss_parts(leaves, style, resolved)
+        loss = added(parts)
+        told = Loss(float(loss.detach()), tuple(float(part.detach()) for part in parts))
+        return told, sums.holding(list(torch.autograd.grad(loss, leaves.tensors)))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,6 +32,27 @@ class StyleTargets:
     def to(self, device: torch.device) -> StyleTargets:
         """The same on another device."""
         return replace(self, grams=on_device(self.grams, device))
+
+
+def mixed(targets: Sequence[StyleTargets], weights: Sequence[float]) -> StyleTargets:
+    """What several style pictures ask for together: the weighted mean of their measures, as if it were that of one
+    picture put together from shares of them."""
+    total = sum(weights)
+    shares = [weight / total for weight in weights]
+    grams = {
+        name: torch.stack([share * one.grams[name] for share, one in zip(shares, targets, strict=True)]).sum(0)
+        for name in targets[0].grams
+    }
+    powers = {
+        name: sum(share * one.powers[name] for share, one in zip(shares, targets, strict=True))
+        for name in targets[0].powers
+    }
+    return StyleTargets(grams, norms_of(grams), powers)
+
+
+def norms_of(grams: Grams) -> dict[str, float]:
+    """|G|^2 of Gram means, by layer."""
+    return {name: max(float(gram_part(gram).square().sum()), 1e-12) for name, gram in grams.items()}
 
 
 @dataclass(frozen=True)
@@ -64,7 +85,7 @@ class StyleSums:
         powers = {name: gram_part(gram).diagonal().mean() for name, gram in self.grams.items()} | dict(self.powers)
         return StyleTargets(
             grams=grams,
-            norms={name: max(float(gram_part(gram).square().sum()), 1e-12) for name, gram in grams.items()},
+            norms=norms_of(grams),
             powers={name: max(float(power) / self.positions[name], 1e-12) for name, power in powers.items()},
         )
 

@@ -52,9 +52,9 @@ def independent_bytes(profile: Profile, read: int, recipe: Recipe) -> int:
 
 def image_copies(recipe: Recipe) -> int:
     """Float32 copies of an image that its optimisation holds at once: image, gradient, best, content and what a step
-    makes; for lbfgs also a move in half precision and what it is filtered with, together two copies, and a pair of
-    half-precision vectors, together one copy, for each step it remembers."""
-    return PICTURES + (2 + recipe.history if recipe.optimizer == "lbfgs" else 0)
+    makes; the mean, where one is taken; for lbfgs also a move in half precision and what it is filtered with, together
+    two copies, and a pair of half-precision vectors, together one copy, for each step it remembers."""
+    return PICTURES + (recipe.average > 0) + (2 + recipe.history if recipe.optimizer == "lbfgs" else 0)
 
 
 def optimiser_bytes(height: int, width: int, recipe: Recipe) -> int:

@@ -29,13 +29,14 @@ from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.tiles.geometry import whole_tile
 from parallel_nst.painting.tiles.ownership import Ownership, crossings, deal
-from parallel_nst.recipe import Recipe
+from parallel_nst.recipe import Pooling, Recipe
 
 SPEED_SIDE = 256  # px of the tile that a speed is measured on
 SPEED_RUNS = 3
 UNTRAINED: dict[str, Callable[[], Backbone]] = {
     "vgg16": lambda: VGG(VGG16_WIDTHS),
     "vgg19": lambda: VGG(VGG19_WIDTHS),
+    "vgg19-caffe": lambda: VGG(VGG19_WIDTHS),
     "resnet50": lambda: ResNet().fold(),
     "squeezenet": SqueezeNet,
 }
@@ -177,11 +178,12 @@ def optimiser_seconds(recipe: Recipe) -> float:
     return PAIR_SECONDS * recipe.history if recipe.optimizer == "lbfgs" else ADAM_SECONDS
 
 
-def untrained(name: str) -> Backbone:
+def untrained(name: str, pooling: Pooling = "auto") -> Backbone:
     """A backbone of this shape, for what does not depend on its weights; none are downloaded. ValueError for an
     unknown name."""
     backbone_entry(name)
     backbone = UNTRAINED[name]() if name in UNTRAINED else build_backbone(name, load_weights(name))
+    backbone.pool_by(pooling)
     return backbone.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from parallel_nst.files.images import Picture, fit, resize
+from parallel_nst.files.images import fit, resize
 from parallel_nst.painting.gatys.style import StyleTargets
 from parallel_nst.painting.planning.tilings import Budget, context, exact_tiling, independent_tiling
 from parallel_nst.painting.resolved import ResolvedRecipe
+from parallel_nst.painting.sources import SourcePictures
 from parallel_nst.painting.tiles.geometry import Extent, Rect, Tile, gather, grid_of, plan_tiles
 from parallel_nst.recipe import Recipe, parse_grid, scale_sizes, scale_steps
 
@@ -117,10 +118,15 @@ def plan_scales(content: Size, style: Size, resolved: ResolvedRecipe, budget: Bu
     plans = []
     for side, count in zip(sizes, steps, strict=True):
         size = fit(content, side)
-        style_side = round(recipe.style_size * side / longest) if recipe.style_size else min(side, max(style))
         tiles, exact, kept = cut(size, resolved, budget, finest=side == longest)
-        plans.append(ScalePlan(size, fit(style, max(1, style_side)), count, tiles, exact, kept))
+        plans.append(ScalePlan(size, style_size_at(style, side, longest, recipe), count, tiles, exact, kept))
     return plans
+
+
+def style_size_at(style: Size, side: int, longest: int, recipe: Recipe) -> Size:
+    """Of a style picture while the generated one is `side` px long of `longest` in the end."""
+    own = recipe.style_size * side / longest if recipe.style_size else min(side, max(style))
+    return fit(style, max(1, round(own * recipe.style_scale)))
 
 
 def cut(size: Size, resolved: ResolvedRecipe, budget: Budget, *, finest: bool) -> tuple[list[Tile], bool, int]:
@@ -156,12 +162,14 @@ def settled(content: Size, resolved: ResolvedRecipe, budget: Budget) -> Resolved
     return replace(resolved, recipe=replace(recipe, tiling=replace(tiling, tiles=f"{rows}x{columns}")))
 
 
-def first_image(content: Picture, style: Picture, recipe: Recipe, size: Size) -> np.ndarray:
-    """What the coarsest scale starts from, (H, W, 3)."""
+def first_image(sources: SourcePictures, recipe: Recipe, size: Size) -> np.ndarray:
+    """What the coarsest scale starts from, (H, W, 3); a picture of another shape is stretched to this one."""
     if recipe.init == "noise":
         noise = np.random.default_rng(recipe.seed).normal(0.5, 0.2, (size[1], size[0], 3))
         return np.clip(noise, 0, 1).astype(np.float32)
-    return resize((content if recipe.init == "content" else style).pixels, size)
+    begin = {"content": sources.content, "style": sources.style}.get(recipe.init, sources.start)
+    assert begin is not None  # as `check_sources` has seen to
+    return resize(begin.pixels, size)
 
 
 def framed_size(size: Size) -> Extent:
