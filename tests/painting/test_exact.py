@@ -257,7 +257,7 @@ def test_a_halo_one_stride_too_small_is_found_out():
 
 
 def test_tiles_off_the_layers_grid_are_found_out():
-    setting = Setting((44, 60))
+    setting = Setting((48, 64))
     _, expected = setting.local().value_and_gradient(setting.image)
     _, gradient = setting.tiled((2, 2), align=setting.layer.stride // 2).value_and_gradient(setting.image)
     assert distance(gradient, expected) > 1e-6
