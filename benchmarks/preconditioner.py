@@ -49,7 +49,7 @@ def started(pixels: np.ndarray, scene: Scene, state: Any = None) -> Iteration:
 def painted(scene: Scene, start: Iteration, steps: int, way: str) -> tuple[list[float], Minimum, Any]:
     """The losses of the images that are evaluated, what comes of it and the optimiser's state."""
     objective, losses, iteration = scene.whole(), [], start
-    for iteration in minimise(objective, start, make_optimizer(scene.recipe, WAYS[way]), steps):
+    for iteration in minimise(objective, start, make_optimizer(scene.recipe, through=WAYS[way]), steps):
         losses.append(iteration.loss)
     return losses, finish(objective, iteration), iteration.state
 

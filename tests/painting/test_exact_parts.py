@@ -8,11 +8,13 @@ import torch
 from ranks import on_ranks
 from torch.nn.functional import interpolate
 
+from parallel_nst.painting.exact.filtered import Broadened
 from parallel_nst.painting.exact.halo import Halo
 from parallel_nst.painting.exact.parts import Part, Resampling, assembled, vector, whole
 from parallel_nst.painting.exact.preview import LONGEST, Reduction
 from parallel_nst.painting.exact.spread import RankSpread
 from parallel_nst.painting.gatys.half_precision import UNDIVIDED, Vector, extended, peak, rms
+from parallel_nst.painting.gatys.preconditioner import broadened
 from parallel_nst.painting.planning.scales import FRAME, Framed
 from parallel_nst.painting.tiles.geometry import Rect, gather, plan_tiles
 from parallel_nst.painting.tiles.ownership import ALIGNMENT, Ownership, Shard, crossings, deal
@@ -192,6 +194,28 @@ def test_products_and_norms_are_those_of_the_whole_vector(ranks):
         assert torch.equal(products, results[0][0])
         assert largest == float(images[0].abs().max()) and elements == flat.shape[1]
         assert size_of == pytest.approx(float(flat[0].square().mean().sqrt()), rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [*SIZES, (133, 90)])
+@pytest.mark.parametrize("grid", [(1, 1), (3, 3), (2, 5)])
+def test_a_picture_on_ranks_is_filtered_as_in_one_piece(size, grid):
+    image = picture(size)
+    expected, found = broadened(image.clone()[None])[0], []
+    for ranks in (1, 2, 4):
+        ownership = deal(tiles_of(size, grid), [1.0] * ranks)
+
+        def on_rank(communicator, ownership=ownership):
+            shard = ownership.shard(communicator.rank)
+            flat = Broadened(ownership, communicator)(shard_of(image, shard))
+            return {index: shard.core(flat, index) for index in shard.cores}
+
+        whole = torch.full_like(image, torch.nan)
+        for cores in on_ranks(ownership.ranks, on_rank):
+            for index, values in cores.items():
+                gather(whole, ownership.tiles[index].core)[:] = values
+        found.append(whole)
+    torch.testing.assert_close(found[0], expected, rtol=1e-12, atol=1e-12)
+    assert all(torch.equal(whole, found[0]) for whole in found)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

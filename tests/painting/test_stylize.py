@@ -174,7 +174,7 @@ def test_a_large_style_is_measured_in_tiles_as_in_one_piece(monkeypatch, size):
     worker = Worker(DOUBLE)
     backbone = worker.backbone("embedded")
     whole = measured_style(style, resolve(RECIPE, backbone), SerialPool(DOUBLE))
-    monkeypatch.setattr(module, "STYLE_TILE", 24)
+    monkeypatch.setattr(module, "STYLE_TILE", 20)
     pool = Scattered(DOUBLE)
     tiled = measured_style(style, resolve(RECIPE, backbone), pool)
     assert len(pool.tasks) > 3
