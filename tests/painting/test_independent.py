@@ -16,7 +16,8 @@ from parallel_nst.painting.independent.blended import blended
 from parallel_nst.painting.independent.synchronised import Synchronised
 from parallel_nst.painting.independent.targets import MeasureGrams, measured_grams, own_targets, shares, tile_targets
 from parallel_nst.painting.independent.tasks import OptimisedTile, OptimiseTile, PackState
-from parallel_nst.painting.planning.scales import Framed, Scale
+from parallel_nst.painting.mode import Due
+from parallel_nst.painting.planning.scales import FRAME, Framed, Scale
 from parallel_nst.painting.style_targets import MeasureStyle
 from parallel_nst.painting.tiles.geometry import gather, plan_tiles, whole_tile
 from parallel_nst.recipe import Recipe, TilingSpec
@@ -36,7 +37,7 @@ def unheard(index, progress):
 def alone(pixels, cut, recipe, pool, report=unheard):
     """What comes of tiles that are optimised each by itself."""
     mode = Alone(cut, tiny_resolved(recipe), pool)
-    (*_, end) = mode.states(mode.start(pixels), report)
+    (*_, end) = mode.states(mode.start(pixels), report, Due())
     return mode.result(end)
 
 
@@ -52,8 +53,9 @@ def pool():
 @pytest.fixture(scope="module")
 def content():
     """A dark part and a bright one."""
-    inner = np.random.default_rng(0).random((16, 32, 3), np.float32)
-    inner[:, :16] *= 0.2
+    height, width = (side - 2 * FRAME for side in SIZE)
+    inner = np.random.default_rng(0).random((height, width, 3), np.float32)
+    inner[:, : width // 2] *= 0.2
     return Framed(inner)
 
 
@@ -163,12 +165,12 @@ def test_results_in_any_order_blend_to_the_same_picture(pool, scale, pixels, rec
 def test_tiles_that_were_done_are_not_done_again(scale, pixels):
     pool, cut, seen = Scattered(SPEC, 2), scale((2, 3)), []
     mode = Alone(cut, tiny_resolved(RECIPE), pool)
-    (*_, whole) = mode.states(mode.start(pixels), unheard)
+    (*_, whole) = mode.states(mode.start(pixels), unheard, Due())
     assert sorted(whole.results) == list(range(6))
     pool.tasks = []
     start = replace(whole, results={index: whole.results[index] for index in (4, 0, 3)})
     assert start.done == [4, 0, 0, 4, 4, 0] and start.step is None
-    states = list(mode.states(start, lambda index, progress: seen.append(index)))
+    states = list(mode.states(start, lambda index, progress: seen.append(index), Due()))
     assert [len(state.results) for state in states] == [4, 5, 6] and set(seen) == {1, 2, 5}
     assert sum(isinstance(task, OptimiseTile) for task in pool.tasks) == 3
     result, expected = mode.result(states[-1]), mode.result(whole)
@@ -195,7 +197,7 @@ def synchronised(pixels, cut, recipe, pool, snapshot=None, report=unheard):
     """The result, and all states on the way to it."""
     mode = Synchronised(cut, tiny_resolved(recipe), pool)
     start = mode.restored(snapshot) if snapshot else mode.start(pixels)
-    states = list(mode.states(start, report))
+    states = list(mode.states(start, report, Due()))
     return mode.result(states[-1] if states else start), states
 
 
@@ -248,7 +250,7 @@ def test_from_every_exchange_the_run_goes_on_as_if_undisturbed(scale, pixels, re
     cut = scale((1, 3), 7)
     mode = Synchronised(cut, tiny_resolved(recipe), Scattered(SPEC, 2))
     kept, state = [], None
-    for state in mode.states(mode.start(pixels), unheard):
+    for state in mode.states(mode.start(pixels), unheard, Due()):
         assert all(packed is not None for packed in state.states()) == (state.step < 7)  # nobody needs the last ones
         kept.append(pickle.dumps(state.snapshot(0)))
     expected = mode.result(state)
@@ -261,7 +263,7 @@ def test_from_every_exchange_the_run_goes_on_as_if_undisturbed(scale, pixels, re
 def test_states_travel_only_when_they_are_asked_for(scale, pixels):
     pool, cut = Scattered(SPEC, 2), scale((1, 2), 6)
     mode = Synchronised(cut, tiny_resolved(every(2)), pool)
-    for state in mode.states(mode.start(pixels), unheard):
+    for state in mode.states(mode.start(pixels), unheard, Due()):
         if state.step == 4:
             assert all(state.states())
     assert sum(isinstance(task, PackState) for task in pool.tasks) == 2

@@ -39,11 +39,11 @@ class Seen:
 
     def watch(self, previews=0, snapshots=0):
         return RunCallbacks(
-            self.status.append,
-            previews,
-            lambda pixels: self.previews.append(pixels.copy()),
-            snapshots,
-            lambda snapshot: self.packed.append(pickle.dumps(snapshot)),
+            on_status=self.status.append,
+            preview_every=previews,
+            on_preview=lambda pixels: self.previews.append(pixels.copy()),
+            snapshot_every=snapshots,
+            on_snapshot=lambda snapshot: self.packed.append(pickle.dumps(snapshot)),
         )
 
     @property

@@ -155,7 +155,12 @@ def test_workers_that_come_and_go_paint_the_same_picture(pool):
 def test_from_every_snapshot_of_every_scale_the_run_ends_in_the_same_picture(pool, recipe, optimizer):
     kept, previews = [], []
     recipe = replace(recipe, steps=3, optimizer=optimizer)
-    callbacks = RunCallbacks(None, 2, previews.append, 1, lambda snapshot: kept.append(pickle.dumps(snapshot)))
+    callbacks = RunCallbacks(
+        preview_every=2,
+        on_preview=previews.append,
+        snapshot_every=1,
+        on_snapshot=lambda snapshot: kept.append(pickle.dumps(snapshot)),
+    )
     expected = painted(recipe, pool, callbacks=callbacks)
     snapshots = [pickle.loads(each) for each in kept]
     assert {snapshot.scale for snapshot in snapshots} == {0, 1} and previews
