@@ -29,5 +29,5 @@ at the end. Ranks that may die leave, every few steps, all that is needed to go 
 same parts make a snapshot, from which another run goes on with any number of ranks. What the optimiser has learnt goes
 to the next scale in parts as well: each rank resamples what its new cores need (`parts`).
 
-A filter over pixels with a reach, such as a preconditioner, has its own halo: `Halo(ownership.reaching(px), ranks)`.
+The filter that gradients and moves go through (`gatys.preconditioner`) has a halo of its own (`filtered`).
 """

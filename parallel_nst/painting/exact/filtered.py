@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from parallel_nst.painting.exact.halo import Halo, window
-from parallel_nst.painting.gatys.preconditioner import broadened, context
+from parallel_nst.painting.gatys.preconditioner import GRID, REACH, broadened
 from parallel_nst.painting.tiles.ownership import Ownership
 from parallel_nst.workers.ranks.communicator import Communicator
 
@@ -18,10 +16,9 @@ class Broadened:
     and the same to the bit whoever has which tile."""
 
     def __init__(self, ownership: Ownership, ranks: Communicator) -> None:
-        size = ownership.size
-        tiles = tuple(replace(tile, read=context(tile.core, size)) for tile in ownership.tiles)
-        self._halo = Halo(replace(ownership, tiles=tiles), ranks)
-        self._seen = {tile.index: tile.read for tile in tiles}
+        seeing = ownership.reaching(REACH, GRID)
+        self._halo = Halo(seeing, ranks)
+        self._seen = {tile.index: tile.read for tile in seeing.tiles}
 
     def __call__(self, flat: Tensor) -> Tensor:
         """Of this rank's own pixels; all ranks do this at once. A picture in one tile is filtered in its own memory,

@@ -69,7 +69,7 @@ def blurred(values: Tensor, weights: tuple[float, ...]) -> Tensor:
 
 def halved(values: Tensor) -> Tensor:
     """(1, 1, H, W) -> (1, 1, ceil(H / 2), ceil(W / 2)): the adjoint of `doubled`, divided by 4."""
-    taps = torch.tensor(TAPS, dtype=values.dtype, device=values.device)
+    taps = torch.tensor(TAPS, dtype=values.dtype).to(values.device)
     rows = conv2d(bordered(values), taps.view(1, 1, 1, 4), stride=(1, 2))
     return conv2d(bordered(rows.mT).mT, taps.view(1, 1, 4, 1), stride=(2, 1))
 

@@ -20,6 +20,7 @@ from parallel_nst.networks.backbones.resnet import ResNet
 from parallel_nst.networks.backbones.squeezenet import SqueezeNet
 from parallel_nst.networks.backbones.vgg import VGG, VGG16_WIDTHS, VGG19_WIDTHS
 from parallel_nst.painting.gatys.features import FeatureReader
+from parallel_nst.painting.gatys.preconditioner import GRID, REACH
 from parallel_nst.painting.gatys.sums import FeatureSums, measure_sums, pull_back
 from parallel_nst.painting.planning.cuts import cut_in
 from parallel_nst.painting.planning.footprint import PIXEL, PROCESS, driver_bytes, exact_bytes, independent_bytes
@@ -147,9 +148,10 @@ def tile_bytes(plan: ScalePlan, recipe: Recipe, budget: Budget) -> int:
 def moved(plan: ScalePlan, resolved: ResolvedRecipe, workers: int) -> int:
     """Bytes of arrays that go between processes in a step.
 
-    Exact, from worker to worker: the pixels of halos and the gradients by them; of the sums of each tile what another
-    worker adds up, and the sums of these, in float64, to all. Independent, between the driver and its workers: content,
-    pixels and targets down, the result up, once a round; a step's share of that.
+    Exact, from worker to worker: the pixels of halos and the gradients by them, and what the filter of gradients and of
+    moves sees; of the sums of each tile what another worker adds up, and the sums of these, in float64, to all.
+    Independent, between the driver and its workers: content, pixels and targets down, the result up, once a round; a
+    step's share of that.
     """
     if len(plan.tiles) == 1:
         return 0
@@ -158,7 +160,8 @@ def moved(plan: ScalePlan, resolved: ResolvedRecipe, workers: int) -> int:
     if plan.exact:
         ownership = deal(plan.tiles, [1.0] * workers)
         others = 1 - 1 / ownership.ranks
-        return int(2 * PIXEL * lent(ownership) + grams * (4 * len(reads) + 8 * ownership.ranks) * others)
+        pixels = lent(ownership) + lent(ownership.reaching(REACH, GRID))
+        return int(2 * PIXEL * pixels + grams * (4 * len(reads) + 8 * ownership.ranks) * others)
     rounds = -(-plan.steps // every) if every else 1
     return int(rounds * (3 * PIXEL * reads.sum() + 8 * grams * len(reads)) / plan.steps)
 

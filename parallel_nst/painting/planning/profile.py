@@ -262,7 +262,9 @@ class Passes:
         features = self.backbone(image, {*self.style_layers, *self.content_layers}, self.dtype)
         grams = [gram_sums(features[name], core(features[name], summed)) for name in self.style_layers]
         content = [content_sums(part(features[n], summed), part(targets[n], summed)) for n in self.content_layers]
-        return [*grams, *content, squared(part(image, summed).diff(dim=-1)), squared(part(image, summed).diff(dim=-2))]
+        pixels = part(image, summed)
+        excess = squared(pixels - pixels.clamp(0, 1))
+        return [*grams, *content, squared(pixels.diff(dim=-1)), squared(pixels.diff(dim=-2)), excess]
 
 
 def core(features: Tensor, summed: bool) -> Core:

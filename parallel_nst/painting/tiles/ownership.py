@@ -55,9 +55,9 @@ class Ownership:
         """The rank that has this tile."""
         return bisect_right(self.first, index) - 1
 
-    def reaching(self, reach: int) -> Ownership:
-        """The same cores, of which each tile reads `reach` px more on every side."""
-        tiles = tuple(replace(tile, read=grow(tile.core, reach, 1, *self.size)) for tile in self.tiles)
+    def reaching(self, reach: int, align: int = 1) -> Ownership:
+        """The same cores, of which each tile reads `reach` px more on every side, from and to multiples of `align`."""
+        tiles = tuple(replace(tile, read=grow(tile.core, reach, align, *self.size)) for tile in self.tiles)
         return replace(self, tiles=tiles)
 
 
