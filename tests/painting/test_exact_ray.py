@@ -25,7 +25,7 @@ from parallel_nst.painting.style_targets import measured_style
 from parallel_nst.painting.tiles.geometry import plan_tiles
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.crew import Crew
-from parallel_nst.workers.pool import HandedLost, RanksLost, SerialPool
+from parallel_nst.workers.pool import Handed, HandedLost, RanksLost, SerialPool
 from parallel_nst.workers.ray import rank_run
 from parallel_nst.workers.ray.cluster import RayCluster
 from parallel_nst.workers.ray.pool import RayPool
@@ -143,6 +143,38 @@ def test_an_error_in_a_work_is_raised_and_a_death_is_told(pool, way, error):
     assert pool.muster(2) == 2
     with pytest.raises(error):
         list(pool.together([Failing(way), Failing(way)]))
+    assert pool.muster(2) == 2
+
+
+class Sent:
+    """Goes wrong in this way when it is sent."""
+
+    def __init__(self, way: str) -> None:
+        self.way = way
+
+    def __reduce__(self) -> Any:
+        if self.way == "raise":
+            raise KeyError("this")
+        os.kill(os.getpid(), signal.SIGKILL)
+        return str, ()
+
+
+@dataclass(frozen=True)
+class FailingToHand:
+    """A rank's work: the second one announces what it cannot send, the first is not concerned."""
+
+    way: str
+
+    def run(self, worker: Any, ranks: Any) -> Generator[Any, None, None]:
+        if ranks.rank == 1:
+            yield Handed("it", Sent(self.way))
+
+
+@pytest.mark.parametrize(("way", "error", "says"), [("raise", KeyError, "this"), ("die", RanksLost, "worker was lost")])
+def test_a_rank_that_ends_before_it_has_handed_out_what_it_announced_is_told(pool, way, error, says):
+    assert pool.muster(2) == 2
+    with pytest.raises(error, match=says):
+        list(pool.together([FailingToHand(way), FailingToHand(way)]))
     assert pool.muster(2) == 2
 
 

@@ -85,13 +85,14 @@ class RankRun:
     def _read(self, rank: Rank) -> Iterator[tuple[int, Any]]:
         """The next message of a rank, if it is one for the caller."""
         try:
-            reference = next(rank.stream)
-            if rank.announced and rank.held is None:
+            reference = next(rank.stream, None)
+            if reference is None and rank.held is None:
+                rank.stream = None
+                return
+            if reference is not None and rank.announced and rank.held is None:
                 rank.held = reference
                 return
-            message = ray.get(reference)
-        except StopIteration:
-            rank.stream = None
+            message = ray.get(reference or rank.held)  # held at the end: why it ended before it had handed that out
         except RayTaskError as error:
             rank.stream = None
             cause = error.cause if isinstance(error.cause, Exception) else error
