@@ -127,7 +127,8 @@ def test_every_setting_is_shown_with_its_default_and_help(pnst: Pnst, monkeypatc
         assert told is not None
         help = told.help[0].upper() + told.help[1:]
         pattern = rf"--{spec.name.replace('_', '-')} .*?{re.escape(help)}\. "
-        assert re.search(pattern + rf"\[default: \({re.escape(str(spec.default))}\)\]", text), spec.name
+        default = told.shown or str(spec.default)
+        assert re.search(pattern + rf"\[default: \({re.escape(default)}\)\]", text), spec.name
 
 
 def test_a_shell_gets_its_completion(pnst: Pnst, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +183,7 @@ def test_every_flag_reaches_the_job(paint: Pnst, monkeypatch: pytest.MonkeyPatch
     assert (one.memory, one.preview_every, one.checkpoint_every, one.resume, one.workers) == ("4GiB", 3, 5, True, 7)
     assert (two.memory, two.preview_every, two.checkpoint_every, two.resume) == (None, None, None, False)
     assert (two.quality, two.max_pixels, two.weights, two.address) == (30, 9, Path("w.pth"), "auto")
-    assert (one.content, one.style, one.output) == (Path("content.png"), Path("style.png"), Path("out.png"))
+    assert (one.content, one.style, one.output) == (Path("content.png"), (Path("style.png"),), Path("out.png"))
 
 
 def test_progress_says_the_speed_once_it_is_known() -> None:
@@ -369,7 +370,8 @@ MISTAKES: list[tuple[str, str, Callable[[], object] | None]] = [
     ("--tiles abc", r"tiles is 'abc'; give", None),
     ("--tiles -1", r"tiles is '-1'; give", None),
     ("--overlap 8", r"--overlap has no effect with --mode exact; give --mode independent, or leave it out", None),
-    ("--style style.png --style b.png", r"--style is given 2 times, as style\.png and b\.png; give it once", None),
+    ("--style style.png --style b.png", r"b\.png: no such file: check the name", None),
+    ("--content a.png --content b.png", r"--content is given 2 times, as a\.png and b\.png; give it once", None),
     ("--style-weight -1", r"style_weight is -1\.0; give a number of at least 0", None),
     ("--content-weight nan", r"content_weight is nan; give a number of at least 0", None),
     ("--tv-weight inf", r"tv_weight is inf; give a number of at least 0", None),
