@@ -20,12 +20,12 @@ import torch
 from scene import Scene
 from speed import carried as resized
 
-from parallel_nst.files.images import Picture, fit, read_image
+from parallel_nst.files.images import Picture, fit, read_image, resize
 from parallel_nst.networks.weights.states import State
 from parallel_nst.painting.gatys.minimise import Iteration, Minimum, finish, minimise
 from parallel_nst.painting.gatys.optimizers import make_optimizer
 from parallel_nst.painting.gatys.preconditioner import Filter, broadened, unchanged
-from parallel_nst.painting.planning.scales import FRAME, first_image, framed
+from parallel_nst.painting.planning.scales import FRAME, framed
 from parallel_nst.painting.stylize import enlarged
 from parallel_nst.recipe import Recipe, scale_sizes, scale_steps
 from parallel_nst.workers.opening import usable_cores
@@ -64,7 +64,8 @@ def over_scales(pictures: tuple[Picture, Picture], recipe: Recipe, state: State,
     """The loss of the picture at the finest of all scales."""
     sides = scale_sizes(recipe.size, recipe.scales)
     steps = scale_steps(recipe.steps, recipe.step_growth, len(sides))
-    pixels, carried = framed(first_image(*pictures, recipe, size := fit(pictures[0].size, sides[0])), size).whole, None
+    size = fit(pictures[0].size, sides[0])
+    pixels, carried = framed(resize(pictures[0].pixels, size), size).whole, None
     for side, count in zip(sides, steps, strict=True):
         scene, before = scene_of(*pictures, side, recipe, state), pixels.shape[-2:]
         pixels, after = enlarged(pixels, fit(pictures[0].size, side)), scene.content.size
