@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import sys
@@ -17,6 +18,7 @@ import torch
 
 from parallel_nst.cli import batch as cli_batch
 from parallel_nst.cli import main as cli
+from parallel_nst.cli import progress as cli_progress
 from parallel_nst.files.images import Picture, write_image
 from parallel_nst.networks.generators.files import save_generator
 from parallel_nst.networks.generators.transformer import TransformerNet
@@ -36,6 +38,7 @@ def pnst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     """Call `pnst batch` in a folder with two pictures in `in` and a tiny generator, on one worker."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cli_progress, "PLAIN_SECONDS", math.inf)  # however slow the machine is
     for number in (1, 2):
         Path("in").mkdir(exist_ok=True)
         pixels = np.random.default_rng(number).random((20, 24, 3), np.float32)
