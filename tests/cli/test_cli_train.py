@@ -219,8 +219,8 @@ def test_wrong_material_is_one_line(pnst: Pnst, folder: Path, arguments: tuple[o
 
 def test_what_is_shown_of_a_step() -> None:
     losses = {"generators/total": 12.345678, "generators/fool": 1.0}
-    assert describe(TrainingStatus(3, 10, losses, 0.0, 0.0, None)) == "step 3/10  loss 12.35"
-    full = describe(TrainingStatus(3, 10, losses, 4.56, 0.25, 7.0))
+    assert describe(TrainingStatus(3, 10, losses, 0.0, 0.0)) == "step 3/10  loss 12.35"
+    full = describe(TrainingStatus(3, 10, losses, 4.56, 0.25))
     assert full == "step 3/10  loss 12.35  4.6 images/s  waiting for data 25%"
 
 

@@ -44,6 +44,7 @@ from parallel_nst.jobs.requests import (
 )
 from parallel_nst.recipe import REQUIRED, Recipe, TilingSpec, check_bounds, knob
 from parallel_nst.training.settings import CycleSettings, FeedforwardSettings
+from parallel_nst.web.settings import ServeSettings
 
 RECORDS: dict[str, tuple[list[Any], Mapping[str, Any]]] = {
     "run": ([PictureJob], {}),
@@ -53,6 +54,7 @@ RECORDS: dict[str, tuple[list[Any], Mapping[str, Any]]] = {
     "compare": ([CompareJob], {}),
     "sweep": ([SweepJob], {}),
     "profile": ([ProfileJob], {}),
+    "serve": ([ServeSettings], {}),
     "train feedforward": ([TrainJob, FeedforwardMaterial, TrainLength], {"objective": FeedforwardSettings}),
     "train cyclegan": ([TrainJob, CycleMaterial, TrainLength], {"objective": CycleSettings}),
 }
@@ -122,6 +124,7 @@ def test_every_field_of_the_job_is_an_option(name: str) -> None:
         "plan": plain,
         "compare": "mode style_weights",
         "sweep": "style_weights memory",
+        "serve": "memory",
         "train cyclegan": "style weights encoder",
     }
     known = {option.name for option in options_for(name)}
