@@ -439,7 +439,7 @@ def test_how_far_it_is_rises_to_the_end(job: CompareJob, ledger: Ledger) -> None
     compare(replace(job, repeats=1, workers=(1,)), quiet, lambda share, text: seen.append((share, text)))
     shares = [share for share, _ in seen]
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1)
-    assert seen[0][1].startswith("warm-up  serial, 1 thread") and "round 1/1  exact, 1 worker" in seen[-1][1]
+    assert seen[0][1].startswith("warm-up  serial, 1 thread") and f"round 1/1  {job.modes[-1]}, 1 worker" in seen[-1][1]
 
 
 def test_an_interruption_closes_the_pool(job: CompareJob, ledger: Ledger) -> None:
