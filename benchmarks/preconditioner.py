@@ -112,6 +112,7 @@ def options_of() -> argparse.Namespace:
     parser = scenes.parser(__doc__)
     parser.add_argument("--weights", type=Path, help="of VGG19; without it they are random, as those of ResNet50 are")
     parser.add_argument("--pair", type=Path, nargs=2, action="append", default=[], help="more: a content and a style")
+    parser.add_argument("--backbones", nargs="+", default=["embedded", "vgg19", "resnet50"])
     parser.add_argument("--side", type=int, default=256, help="longest side in px")
     parser.add_argument("--steps", type=int, default=60, help="at one scale")
     parser.add_argument("--finest", type=int, nargs="+", default=[10, 12, 14, 20], help="steps at the finest scale")
@@ -126,7 +127,7 @@ def main() -> None:
     torch.set_num_threads(usable_cores())
     pairs = [(options.content, options.style), *map(tuple, options.pair)]
     one_scale, all_scales = [], []
-    for backbone in ("embedded", "vgg19", "resnet50"):
+    for backbone in options.backbones:
         state = scenes.weights(backbone, options.weights if backbone == "vgg19" else None)
         recipe = Recipe(backbone=backbone, size=options.side)
         for files in pairs if backbone != "resnet50" else pairs[:1]:

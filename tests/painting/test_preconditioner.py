@@ -7,8 +7,8 @@ import torch
 
 from parallel_nst.painting.gatys.half_precision import rms
 from parallel_nst.painting.gatys.optimizers import adam, lbfgs
-from parallel_nst.painting.gatys.preconditioner import GRID, REACH, SHARP, STRENGTH, broadened, context
-from parallel_nst.painting.tiles.geometry import Rect
+from parallel_nst.painting.gatys.preconditioner import GRID, REACH, SHARP, STRENGTH, broadened
+from parallel_nst.painting.tiles.geometry import Rect, grow
 
 SIZES = [(48, 64), (37, 51), (17, 33), (5, 2), (1, 1), (1, 40)]
 
@@ -53,7 +53,7 @@ def test_a_picture_in_pieces_is_filtered_as_in_one(size):
     rows, columns = ((0, *range(8, length, 56), length) for length in size)
     for (top, bottom), (left, right) in itertools.product(itertools.pairwise(rows), itertools.pairwise(columns)):
         core = Rect(top, left, bottom, right)
-        seen = context(core, size)
+        seen = grow(core, REACH, GRID, *size)
         assert seen.top % GRID == seen.left % GRID == 0
         part = filtered(picture[..., seen.top : seen.bottom, seen.left : seen.right])
         inner = core.within(seen)

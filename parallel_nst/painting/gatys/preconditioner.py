@@ -8,7 +8,8 @@ Optimization, section 5.1, where T is the inverse of C). The optimum stays where
 T is a weighted sum of the image and of blurs of it, each twice as broad as the one before and computed on a picture
 half as large (Burt and Adelson, The Laplacian pyramid as a compact image code, 1983). Halving is the adjoint of
 doubling, but for a factor; so T is its own adjoint, and positive definite. It is local: a pixel of T z depends on
-those of z within REACH px, so a picture in pieces is filtered as in one, where each is seen in its `context`.
+those of z within REACH px, so a picture in pieces is filtered as in one, where each is seen with
+as much around it, from a place on the GRID on.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
-
-from parallel_nst.painting.tiles.geometry import Extent, Rect, grow
 
 # A symmetric filter of image-shaped tensors. It may take the memory of its argument for the result.
 Filter = Callable[[Tensor], Tensor]
@@ -52,12 +51,6 @@ def broaden(values: Tensor) -> None:
     """T of (1, 1, H, W), in place."""
     blurs = blurred(values, BLURS)
     values.mul_(SHARP * STRENGTH).add_(blurs, alpha=STRENGTH)
-
-
-def context(core: Rect, size: Extent) -> Rect:
-    """What to see of a picture of this size to filter `core` as in the whole: REACH px around it, or as far as the
-    picture goes, from a place on the grid on."""
-    return grow(core, REACH, GRID, *size)
 
 
 def blurred(values: Tensor, weights: tuple[float, ...]) -> Tensor:
