@@ -65,10 +65,18 @@ def test_a_port_that_is_taken_is_told(monkeypatch, capsys, tmp_path):
         assert "give another --port" in refused(monkeypatch, capsys, "--port", port, "--folder", str(tmp_path / "jobs"))
 
 
+@pytest.fixture
+def hearing():
+    """A shell starts its background jobs deaf to SIGINT, and they pass that on to what they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @NEEDS_WEB
 @pytest.mark.skipif(os.name == "nt", reason="no such signals there")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_listens_and_ends_when_it_is_told_to(tmp_path, number):
+def test_it_listens_and_ends_when_it_is_told_to(tmp_path, hearing, number):
     """Whatever follows its events; the token comes from the environment."""
     command = [sys.executable, "-m", "parallel_nst", "serve", "--port", "0", "--folder", str(tmp_path / "jobs")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PNST_TOKEN": TOKEN}
