@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
+from contextlib import closing
+from http.client import HTTPConnection
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -83,14 +84,18 @@ def test_it_listens_and_ends_when_it_is_told_to(tmp_path, hearing, number):
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         line = process.stderr.readline()
         address = next(word for word in line.split() if word.startswith("http"))
+        host = address.split("/")[2]
         for _ in range(600):
             try:
-                urllib.request.urlopen(f"{address}healthz", timeout=30).close()
+                with closing(HTTPConnection(host, timeout=30)) as asking:
+                    asking.request("GET", "/healthz")
+                    asking.getresponse().read()
                 break
             except OSError:
                 time.sleep(0.1)
-        asked = urllib.request.Request(f"{address}v1/events", headers={"authorization": f"Bearer {TOKEN}"})
-        with urllib.request.urlopen(asked, timeout=60) as events:
+        with closing(HTTPConnection(host, timeout=60)) as asking:
+            asking.request("GET", "/v1/events", headers={"authorization": f"Bearer {TOKEN}"})
+            events = asking.getresponse()
             first = events.readline()
             process.send_signal(number)
             try:
