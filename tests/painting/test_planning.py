@@ -248,7 +248,7 @@ import parallel_nst.workers.ray.pool, parallel_nst.files.images
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.painting.exact.mode import Exact
 from parallel_nst.painting.mode import Due
-from parallel_nst.painting.planning.scales import Framed, Scale
+from parallel_nst.painting.planning.scales import FRAME, Framed, Scale
 from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.style_targets import measured_style
 from parallel_nst.painting.tiles.geometry import plan_tiles
@@ -260,7 +260,7 @@ height, width, rows, columns, kept = map(int, sys.argv[1:])
 weights = load_weights("embedded")
 pool = SerialPool(WorkerSpec("cpu", "float32", 1, {"embedded": weights}))
 resolved = resolve(Recipe(history=3), build_backbone("embedded", weights))
-content = Framed(np.random.default_rng(0).random((height - 32, width - 32, 3), np.float32))
+content = Framed(np.random.default_rng(0).random((height - 2 * FRAME, width - 2 * FRAME, 3), np.float32))
 style = measured_style(Framed(np.random.default_rng(1).random((96, 96, 3), np.float32)), resolved, pool)
 tiles = plan_tiles(height, width, (rows, columns), halo=resolved.deepest.margin, align=resolved.deepest.stride)
 mode = Exact(Scale(content, style, 5, tiles, kept), resolved, pool)
