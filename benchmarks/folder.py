@@ -25,7 +25,7 @@ from photographs import write_photographs
 from parallel_nst.files.images import read_image
 from parallel_nst.jobs.batch.job import FolderReport, FolderStatus, paint_folder
 from parallel_nst.jobs.batch.methods import GeneratorMethod, generator_method
-from parallel_nst.jobs.requests import FolderJob, GeneratorOptions
+from parallel_nst.jobs.requests.batch import FolderJob, GeneratorOptions
 from parallel_nst.networks.generators.files import save_generator
 from parallel_nst.networks.generators.transformer import TransformerNet
 from parallel_nst.painting.generators.runs import prepare

@@ -26,7 +26,7 @@ from tiles import memory
 
 from parallel_nst.files.bundled import bundled_content, bundled_style
 from parallel_nst.files.images import Picture, read_image, resize, write_image
-from parallel_nst.jobs.requests import PlanJob
+from parallel_nst.jobs.requests.plan import PlanJob
 from parallel_nst.recipe import Recipe, TilingSpec
 
 STEPS = {"lbfgs": Recipe().history + 2, "adam": 3}

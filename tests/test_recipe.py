@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from parallel_nst.recipe import LayerWeights, Recipe, TilingSpec, parse_grid, scale_sizes, scale_steps
+from parallel_nst.recipe import LayerWeights, Recipe, TilingSpec, scale_sizes, scale_steps
+from parallel_nst.recipe.texts import parse_grid
 
 EVERY_TABLE = Recipe(
     size=640,

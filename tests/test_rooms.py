@@ -125,7 +125,7 @@ def test_every_room_is_there_and_there_are_few() -> None:
     [
         ("recipe", "import parallel_nst.painting.stylize"),
         ("recipe", "from parallel_nst.painting import stylize"),
-        ("recipe", "from .painting.stylize import stylize as paint"),
+        ("errors", "from .painting.stylize import stylize as paint"),
         ("recipe", "def late():\n    from parallel_nst.painting import stylize"),
         ("recipe", "import parallel_nst"),
         ("networks.discriminators", "from ..painting.gatys.objective import minimise"),

@@ -14,7 +14,7 @@ from parallel_nst.cli.texts import counted
 from parallel_nst.errors import BadInput, printable
 from parallel_nst.jobs.batch.manifest import MANIFEST
 from parallel_nst.jobs.json_text import json_text
-from parallel_nst.jobs.requests import FolderJob, GeneratorOptions
+from parallel_nst.jobs.requests.batch import FolderJob, GeneratorOptions
 from parallel_nst.recipe import Recipe
 
 if TYPE_CHECKING:  # PyTorch takes seconds to load

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from parallel_nst.cli.options import RecipeFiles, Talk, made_from
 from parallel_nst.cli.progress import progress_bar, results_on
-from parallel_nst.jobs.requests import CompareJob
+from parallel_nst.jobs.requests.compare import CompareJob
 
 if TYPE_CHECKING:  # PyTorch takes seconds to load
     from parallel_nst.jobs.compare.records import Comparison

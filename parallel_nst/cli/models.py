@@ -13,7 +13,7 @@ import typer
 from parallel_nst.cli.options import GroupedCommand, made_from
 from parallel_nst.errors import BadInput, message_of, printable
 from parallel_nst.jobs.json_text import json_text
-from parallel_nst.recipe import REQUIRED, knob
+from parallel_nst.recipe.knobs import REQUIRED, knob
 
 if TYPE_CHECKING:  # PyTorch takes seconds to load
     from parallel_nst.networks.generators.base import Generator

@@ -27,7 +27,8 @@ from typer.core import TyperCommand
 from parallel_nst.errors import BadInput
 from parallel_nst.files.whole_files import write_whole
 from parallel_nst.painting.presets import PRESETS, preset_recipe
-from parallel_nst.recipe import GROUPS, Knob, Recipe, knob, knob_of, without_none
+from parallel_nst.recipe import Recipe
+from parallel_nst.recipe.knobs import GROUPS, Knob, knob, knob_of, without_none
 
 NUMBERS = {int: "INTEGER", float: "FLOAT"}
 

@@ -10,7 +10,7 @@ from parallel_nst.cli.options import RecipeFiles, Talk, made_from, write_recipe
 from parallel_nst.cli.progress import progress, results_on
 from parallel_nst.cli.texts import crew_text, parts_text
 from parallel_nst.jobs.json_text import json_text, plain
-from parallel_nst.jobs.requests import PictureJob
+from parallel_nst.jobs.requests.picture import PictureJob
 
 if TYPE_CHECKING:  # PyTorch takes seconds to load: not for a help text, nor before Ctrl-C is heard
     from parallel_nst.jobs.picture import PictureReport

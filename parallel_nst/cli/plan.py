@@ -12,8 +12,8 @@ from rich.table import Table
 from parallel_nst.cli.options import RecipeSource, made_from
 from parallel_nst.cli.texts import amount, counted, duration
 from parallel_nst.jobs.json_text import json_text, plain
-from parallel_nst.jobs.requests import PlanJob
-from parallel_nst.recipe import knob
+from parallel_nst.jobs.requests.plan import PlanJob
+from parallel_nst.recipe.knobs import knob
 
 if TYPE_CHECKING:  # PyTorch takes seconds to load
     from parallel_nst.jobs.plan import Plan

@@ -13,8 +13,8 @@ from parallel_nst.cli.options import made_from
 from parallel_nst.cli.texts import amount, duration
 from parallel_nst.errors import BadInput
 from parallel_nst.jobs.json_text import json_text, plain
-from parallel_nst.jobs.requests import ProfileJob
-from parallel_nst.recipe import knob
+from parallel_nst.jobs.requests.profile import ProfileJob
+from parallel_nst.recipe.knobs import knob
 
 if TYPE_CHECKING:  # PyTorch takes seconds to load
     from parallel_nst.jobs.profile import NetworkProfile

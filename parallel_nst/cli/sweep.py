@@ -8,7 +8,7 @@ from parallel_nst.cli.options import RecipeSource, Talk, made_from
 from parallel_nst.cli.progress import progress_bar, results_on
 from parallel_nst.cli.texts import counted
 from parallel_nst.jobs.json_text import json_text, plain
-from parallel_nst.jobs.requests import SweepJob
+from parallel_nst.jobs.requests.sweep import SweepJob
 
 
 @made_from(without=("style_weights", "memory"))

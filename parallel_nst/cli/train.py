@@ -15,7 +15,7 @@ from parallel_nst.cli.texts import crew_text, parts_text
 from parallel_nst.errors import BadInput
 from parallel_nst.files.bundled import bundled_style
 from parallel_nst.jobs.json_text import json_text, plain
-from parallel_nst.jobs.requests import CycleMaterial, FeedforwardMaterial, TrainJob, TrainLength
+from parallel_nst.jobs.requests.train import CycleMaterial, FeedforwardMaterial, TrainJob, TrainLength
 from parallel_nst.training.presets import CYCLEGAN, FEEDFORWARD, Preset
 from parallel_nst.training.settings import CropSettings, CycleSettings, FeedforwardSettings
 

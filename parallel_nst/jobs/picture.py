@@ -16,7 +16,7 @@ from parallel_nst.files.digests import digest_of, file_digest
 from parallel_nst.files.images import Picture, check_output, fit, read_image, resize, write_image
 from parallel_nst.files.whole_files import remove_leftovers
 from parallel_nst.jobs.journal import LossLog, Strip
-from parallel_nst.jobs.requests import PictureJob
+from parallel_nst.jobs.requests.picture import PictureJob
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.painting.planning.footprint import driver_bytes, optimiser_bytes, worker_share
 from parallel_nst.painting.planning.memory import parse_memory

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from parallel_nst.errors import BadInput
-from parallel_nst.jobs.requests import PlanJob
+from parallel_nst.jobs.requests.plan import PlanJob
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.planning.footprint import driver_bytes, worker_share
 from parallel_nst.painting.planning.forecast import Forecast, forecast, measured_speed, untrained

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from parallel_nst.errors import BadInput
-from parallel_nst.jobs.requests import ProfileJob
+from parallel_nst.jobs.requests.profile import ProfileJob
 from parallel_nst.networks.backbones.base import Backbone, Block, deepest
 from parallel_nst.networks.backbones.registry import BACKBONES
 from parallel_nst.networks.discriminators import DISCRIMINATORS

@@ -7,7 +7,8 @@ from random import Random
 from typing import TYPE_CHECKING, Literal
 
 from parallel_nst.errors import BadInput
-from parallel_nst.recipe import LayerWeights, check_bounds, knob
+from parallel_nst.recipe import LayerWeights
+from parallel_nst.recipe.knobs import check_bounds, knob
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from parallel_nst.errors import BadInput
-from parallel_nst.recipe import Recipe, from_table
+from parallel_nst.recipe import Recipe
+from parallel_nst.recipe.records import from_table
 
 FREE = (
     "size style_size steps step_growth scales style_weight style_loss content_weight tv_weight optimizer "

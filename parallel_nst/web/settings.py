@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parallel_nst.errors import BadInput
-from parallel_nst.jobs.requests import WorkerOptions
-from parallel_nst.recipe import check_bounds, knob
+from parallel_nst.jobs.requests.common import WorkerOptions
+from parallel_nst.recipe.knobs import check_bounds, knob
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MEGA = 1_000_000

@@ -15,7 +15,8 @@ import torch
 from parallel_nst.errors import BadInput
 from parallel_nst.networks.backbones.loading import load_weights
 from parallel_nst.networks.weights.states import State
-from parallel_nst.recipe import Recipe, parse_grid
+from parallel_nst.recipe import Recipe
+from parallel_nst.recipe.texts import parse_grid
 from parallel_nst.workers.crew import ANY_NUMBER, Crew, CrewSpec, plan_crew
 from parallel_nst.workers.pool import Pool, SerialPool
 from parallel_nst.workers.threads import ThreadPool

@@ -28,9 +28,10 @@ from parallel_nst.cli.texts import crew_text
 from parallel_nst.files.images import read_image, read_settings
 from parallel_nst.jobs import picture
 from parallel_nst.jobs.picture import PictureReport
-from parallel_nst.jobs.requests import PictureJob
+from parallel_nst.jobs.requests.picture import PictureJob
 from parallel_nst.painting.scale_run import RunStatus
-from parallel_nst.recipe import Recipe, TilingSpec, knob_of
+from parallel_nst.recipe import Recipe, TilingSpec
+from parallel_nst.recipe.knobs import knob_of
 from parallel_nst.workers import opening as pools
 
 SMALL = ("--size", "32", "--steps", "1", "--scales", "1")

@@ -11,7 +11,7 @@ import typer
 from parallel_nst.cli.plan import plan_command
 from parallel_nst.cli.texts import amount, duration
 from parallel_nst.jobs import plan as planning
-from parallel_nst.jobs.requests import parse_picture_size
+from parallel_nst.jobs.requests.plan import parse_picture_size
 
 GIB = 1 << 30
 QUICK = ("--speed", "100", "--memory", "2GiB")

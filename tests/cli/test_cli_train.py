@@ -25,7 +25,7 @@ from tiny_networks import LAYERS, tiny_state
 
 from parallel_nst.cli import main as cli
 from parallel_nst.cli.train import describe
-from parallel_nst.jobs.requests import TrainJob
+from parallel_nst.jobs.requests.train import TrainJob
 from parallel_nst.jobs.train import job as training
 from parallel_nst.jobs.train.job import TrainReport
 from parallel_nst.networks.generators.files import read_generator

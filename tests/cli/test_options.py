@@ -30,19 +30,15 @@ from parallel_nst.cli.options import (
 )
 from parallel_nst.errors import BadInput
 from parallel_nst.jobs.json_text import json_text
-from parallel_nst.jobs.requests import (
-    CompareJob,
-    CycleMaterial,
-    FeedforwardMaterial,
-    FolderJob,
-    PictureJob,
-    PlanJob,
-    ProfileJob,
-    SweepJob,
-    TrainJob,
-    TrainLength,
-)
-from parallel_nst.recipe import REQUIRED, Recipe, TilingSpec, check_bounds, knob
+from parallel_nst.jobs.requests.batch import FolderJob
+from parallel_nst.jobs.requests.compare import CompareJob
+from parallel_nst.jobs.requests.picture import PictureJob
+from parallel_nst.jobs.requests.plan import PlanJob
+from parallel_nst.jobs.requests.profile import ProfileJob
+from parallel_nst.jobs.requests.sweep import SweepJob
+from parallel_nst.jobs.requests.train import CycleMaterial, FeedforwardMaterial, TrainJob, TrainLength
+from parallel_nst.recipe import Recipe, TilingSpec
+from parallel_nst.recipe.knobs import REQUIRED, check_bounds, knob
 from parallel_nst.training.settings import CycleSettings, FeedforwardSettings
 from parallel_nst.web.settings import ServeSettings
 

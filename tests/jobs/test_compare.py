@@ -47,7 +47,7 @@ from parallel_nst.jobs.compare.tables import (
     to_json,
 )
 from parallel_nst.jobs.machine import Machine, PeakMemory, release_memory, this_machine
-from parallel_nst.jobs.requests import CompareJob
+from parallel_nst.jobs.requests.compare import CompareJob
 from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.planning.profile import profile

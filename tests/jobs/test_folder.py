@@ -26,7 +26,7 @@ from parallel_nst.jobs.batch.manifest import MANIFEST
 from parallel_nst.jobs.batch.outputs import BatchPicture
 from parallel_nst.jobs.batch.stamps import stamp_of
 from parallel_nst.jobs.batch.tasks import PaintFiles
-from parallel_nst.jobs.requests import FolderJob, GeneratorOptions
+from parallel_nst.jobs.requests.batch import FolderJob, GeneratorOptions
 from parallel_nst.networks.generators.files import save_generator
 from parallel_nst.networks.generators.microast import MicroAST
 from parallel_nst.networks.generators.transformer import TransformerNet

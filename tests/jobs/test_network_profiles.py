@@ -13,7 +13,7 @@ from parallel_nst.jobs.profile import (
     profiles,
     receptive_field,
 )
-from parallel_nst.jobs.requests import ProfileJob
+from parallel_nst.jobs.requests.profile import ProfileJob
 from parallel_nst.networks.discriminators import patchgan
 from parallel_nst.painting.planning.forecast import untrained
 

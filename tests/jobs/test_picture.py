@@ -12,7 +12,7 @@ from tiny_networks import LAYERS, tiny_state
 from parallel_nst.files.images import read_image, read_settings
 from parallel_nst.jobs import picture
 from parallel_nst.jobs.picture import identity_of, stylize_file, untiled, write_preview
-from parallel_nst.jobs.requests import PictureJob
+from parallel_nst.jobs.requests.picture import PictureJob
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers import opening as pools
 

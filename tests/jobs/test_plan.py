@@ -10,7 +10,7 @@ import torch
 from parallel_nst.errors import BadInput
 from parallel_nst.jobs import plan as planning
 from parallel_nst.jobs.plan import plan, staff_of
-from parallel_nst.jobs.requests import PlanJob
+from parallel_nst.jobs.requests.plan import PlanJob
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers import opening as pools
 from parallel_nst.workers.crew import CrewSpec

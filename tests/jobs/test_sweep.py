@@ -14,7 +14,7 @@ from tiny_networks import LAYERS, tiny_state
 
 from parallel_nst.errors import BadInput
 from parallel_nst.files.images import read_image, read_settings
-from parallel_nst.jobs.requests import SweepJob
+from parallel_nst.jobs.requests.sweep import SweepJob
 from parallel_nst.jobs.sheets import LABEL, Labelled, sheets
 from parallel_nst.jobs.sweep import job as module
 from parallel_nst.jobs.sweep.axes import cells_of, parse_axis

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from tiny_networks import LAYERS, tiny_state
 
 from parallel_nst.files.locks import LOCK
-from parallel_nst.jobs.requests import TrainJob
+from parallel_nst.jobs.requests.train import TrainJob
 from parallel_nst.jobs.train import job as training
 from parallel_nst.jobs.train.job import TrainReport, train
 from parallel_nst.jobs.train.pictures import pictures_of

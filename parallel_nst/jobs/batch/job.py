@@ -22,7 +22,7 @@ from parallel_nst.jobs.batch.pending import decide, earlier_outputs
 from parallel_nst.jobs.batch.stamps import Settings, stamp_of
 from parallel_nst.jobs.batch.stylizers import Stylizer
 from parallel_nst.jobs.batch.tasks import FileOutcome, FileWork, PaintFiles, Writing
-from parallel_nst.jobs.requests import FolderJob
+from parallel_nst.jobs.requests.batch import FolderJob
 from parallel_nst.painting.planning.footprint import PROCESS, RAY
 from parallel_nst.painting.planning.memory import machine_memory, memory_text, parse_memory
 from parallel_nst.recipe import Recipe

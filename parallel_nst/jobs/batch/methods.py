@@ -16,7 +16,7 @@ from parallel_nst.errors import BadInput
 from parallel_nst.files.digests import file_digest, short_digest
 from parallel_nst.files.images import Picture, read_image
 from parallel_nst.jobs.batch.stylizers import GatysStylizer, GeneratorStylizer, Stylizer, scaled
-from parallel_nst.jobs.requests import GeneratorOptions
+from parallel_nst.jobs.requests.batch import GeneratorOptions
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.networks.generators.base import Generator
 from parallel_nst.networks.generators.files import open_generator

@@ -29,7 +29,7 @@ from parallel_nst.jobs.compare.records import (
 )
 from parallel_nst.jobs.compare.scene import Scene
 from parallel_nst.jobs.machine import PeakMemory, release_memory, this_machine
-from parallel_nst.jobs.requests import CompareJob
+from parallel_nst.jobs.requests.compare import CompareJob
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.networks.weights.states import State
 from parallel_nst.painting.planning.scales import FRAME

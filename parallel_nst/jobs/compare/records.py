@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_nst.jobs.machine import Machine
-from parallel_nst.jobs.requests import CompareJob
+from parallel_nst.jobs.requests.compare import CompareJob
 from parallel_nst.recipe import Recipe
 
 SERIAL = "serial"

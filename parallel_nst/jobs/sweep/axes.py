@@ -12,8 +12,10 @@ from typing import Any, get_type_hints
 from parallel_nst.errors import BadInput
 from parallel_nst.files.folders import picture_files
 from parallel_nst.files.images import INPUT_SUFFIXES
-from parallel_nst.jobs.requests import painting_of
-from parallel_nst.recipe import Recipe, knob_of, parse_layers
+from parallel_nst.jobs.requests.common import painting_of
+from parallel_nst.recipe import Recipe
+from parallel_nst.recipe.knobs import knob_of
+from parallel_nst.recipe.texts import parse_layers
 
 STYLE = "style"
 OF_THE_POOL = ("device", "dtype")  # the same for all cells

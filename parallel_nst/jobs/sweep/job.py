@@ -14,7 +14,8 @@ from parallel_nst.files.digests import digest_of, file_digest
 from parallel_nst.files.images import Picture, read_image, write_image
 from parallel_nst.files.whole_files import write_whole
 from parallel_nst.jobs.plan import plan
-from parallel_nst.jobs.requests import PlanJob, SweepJob
+from parallel_nst.jobs.requests.plan import PlanJob
+from parallel_nst.jobs.requests.sweep import SweepJob
 from parallel_nst.jobs.sheets import Labelled, sheets
 from parallel_nst.jobs.sweep.axes import Axis, Cell, cells_of, parse_axis
 from parallel_nst.jobs.sweep.page import Shown, page

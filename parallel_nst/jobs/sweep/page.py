@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from parallel_nst.files.images import fit, resize
-from parallel_nst.jobs.requests import SweepJob
+from parallel_nst.jobs.requests.sweep import SweepJob
 from parallel_nst.jobs.sweep.axes import Axis
 
 TEMPLATE = "sweep.html"

@@ -15,7 +15,7 @@ import torch
 
 from parallel_nst.errors import BadInput
 from parallel_nst.files.images import read_image
-from parallel_nst.jobs.requests import TrainJob
+from parallel_nst.jobs.requests.train import TrainJob
 from parallel_nst.jobs.train.folder import run_folder
 from parallel_nst.jobs.train.pictures import Pictured, digest_or_none, names_in, pictures_of
 from parallel_nst.jobs.train.work import CycleSpec, ObjectiveSpec, StyleSpec, TrainWork, check_size

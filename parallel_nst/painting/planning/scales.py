@@ -15,7 +15,8 @@ from parallel_nst.painting.planning.tilings import Budget, context, exact_tiling
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.sources import SourcePictures
 from parallel_nst.painting.tiles.geometry import Extent, Rect, Tile, gather, grid_of, plan_tiles
-from parallel_nst.recipe import Recipe, parse_grid, scale_sizes, scale_steps
+from parallel_nst.recipe import Recipe, scale_sizes, scale_steps
+from parallel_nst.recipe.texts import parse_grid
 
 Size = tuple[int, int]  # width and height in px
 

@@ -16,7 +16,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from parallel_nst.recipe import TilingSpec, parse_grid
+from parallel_nst.recipe import TilingSpec
+from parallel_nst.recipe.texts import parse_grid
 
 Extent = tuple[int, int]  # height and width in px
 
