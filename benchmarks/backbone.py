@@ -20,7 +20,9 @@ from parallel_nst.networks.backbones.base import Backbone
 from parallel_nst.networks.backbones.embedded import Embedded
 from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.networks.weights.states import read_state
-from parallel_nst.training.distill import Distiller, DistillSettings, batches, load_photos, split
+from parallel_nst.training.distill.distiller import Distiller
+from parallel_nst.training.distill.photographs import batches, load_photos, split
+from parallel_nst.training.distill.settings import DistillSettings
 from parallel_nst.workers.opening import resolved_dtype
 
 RIDGE = 1e-3  # of the features' mean square
@@ -108,7 +110,7 @@ def main() -> None:
             metadata = file.metadata() or {}
         if "settings" in metadata:
             histories.append(
-                f"`{path.stem}` was made by `parallel_nst/training/distill.py` with `{metadata['settings']}`; "
+                f"`{path.stem}` was made by `parallel_nst/training/distill` with `{metadata['settings']}`; "
                 f"its errors as shipped, with the heads it was trained with: {metadata['errors']}."
             )
     header = ["weights", *(f"{tap} to {target}" for tap, target in settings.taps), "MFLOP/px", "M parameters", "MB"]

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 import page
 import scene as scenes
 import torch
-from scene import Grid, Scene, Size
+from scene import Grid, Scene
 from torch import Tensor
 
 from parallel_nst.files.images import Picture
+from parallel_nst.files.size import Size
 from parallel_nst.painting.exact.mode import Exact
 from parallel_nst.painting.gatys.minimise import Iteration, Objective, finish, minimise
-from parallel_nst.painting.gatys.optimizers import make_optimizer
+from parallel_nst.painting.gatys.optimizers.choice import make_optimizer
 from parallel_nst.painting.mode import Due
 from parallel_nst.painting.planning.scales import FRAME
 from parallel_nst.painting.stylize import stylize
@@ -40,14 +41,14 @@ class Case:
 
 
 CASES = (
-    Case("embedded", (256, 192), ((1, 2), (2, 2), (3, 3), (4, 5))),
-    Case("embedded", (229, 173), ((2, 1), (2, 3), (5, 4))),
-    Case("vgg16", (211, 165), ((1, 2), (2, 3))),
-    Case("vgg19", (241, 157), ((2, 1), (2, 3))),
-    Case("squeezenet", (253, 189), ((2, 2), (3, 3))),
-    Case("resnet50", (417, 187), ((1, 2), (1, 3))),
+    Case("embedded", Size(192, 256), ((1, 2), (2, 2), (3, 3), (4, 5))),
+    Case("embedded", Size(173, 229), ((2, 1), (2, 3), (5, 4))),
+    Case("vgg16", Size(165, 211), ((1, 2), (2, 3))),
+    Case("vgg19", Size(157, 241), ((2, 1), (2, 3))),
+    Case("squeezenet", Size(189, 253), ((2, 2), (3, 3))),
+    Case("resnet50", Size(187, 417), ((1, 2), (1, 3))),
 )
-QUICK = (Case("embedded", (133, 101), ((1, 2),)), Case("squeezenet", (101, 87), ((2, 1),)))
+QUICK = (Case("embedded", Size(101, 133), ((1, 2),)), Case("squeezenet", Size(87, 101), ((2, 1),)))
 
 
 def painted(scene: Scene, objective: Objective) -> Tensor:
@@ -78,7 +79,7 @@ def compared(case: Case, content: Picture, style: Picture) -> list[list[object]]
             (_, gradient), image = scene.tiled(grid).value_and_gradient(noisy), painted_on(scene, pool, grid)
             wrong = gradient - own_gradient
             errors = wrong.norm() / own_gradient.norm(), wrong.abs().max() / own_gradient.abs().max()
-            size, cut = f"{case.size[0]}x{case.size[1]}", f"{grid[0]}x{grid[1]}"
+            size, cut = str(case.size), f"{grid[0]}x{grid[1]}"
             moved = (image - own_image).abs().max()
             rows.append([case.backbone, size, cut, pool.size, *map(float, errors), float(moved)])
             print(*rows[-1], flush=True)

@@ -15,6 +15,7 @@ import torch
 from scene import Scene
 from torch import Tensor
 
+from parallel_nst.files.size import Size
 from parallel_nst.painting.gatys.objective import cotangents
 from parallel_nst.painting.gatys.sums import FeatureSums, measure_sums, pull_back
 from parallel_nst.painting.tiles.geometry import Tile, gather, plan_tiles, scatter_add
@@ -22,7 +23,7 @@ from parallel_nst.recipe import Recipe
 from parallel_nst.workers.opening import usable_cores
 
 BLOCK, MARGIN = 512, 256
-SIZE = (1536, 1024)
+SIZE = Size(1024, 1536)
 
 
 class Blocks:
@@ -64,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     size, block, margin, repeats = SIZE, BLOCK, MARGIN, options.repeats
     if options.quick:
-        size, block, margin, repeats = (256, 192), 128, 64, 1
+        size, block, margin, repeats = Size(192, 256), 128, 64, 1
     pictures, state = scenes.pictures(options), scenes.weights("vgg19", options.weights)
     native, full = (
         scenes.scene(*pictures, size, Recipe(backbone="vgg19", dtype=dtype), state) for dtype in ("auto", "float32")
@@ -85,7 +86,7 @@ def main() -> None:
     timed = {name: scenes.with_threads(cores, run) for name, (_, run) in ways.items()}
     seconds = scenes.in_turn(timed, repeats)
     gradients = {name: run() for name, (_, run) in ways.items()}
-    megapixels = size[0] * size[1] / 1e6
+    megapixels = size.area / 1e6
     first, exact = next(iter(seconds.values())), gradients["one piece, float32"]
     flops = scenes.counted_flops(lambda: plain.value_and_gradient(image))
     rows = [
@@ -101,7 +102,7 @@ def main() -> None:
     parts = [
         f"VGG19 ({options.weights.name if options.weights else 'random weights, He et al. 2015'}), "
         f"{' '.join(native.resolved.layers.style)} and {' '.join(native.resolved.layers.content)}, "
-        f"{size[0]}x{size[1]} px of "
+        f"{size} px of "
         f"{options.content.stem} with a little noise, {flops / megapixels / 1e12:.2f} TFLOP a megapixel in one piece. "
         f"{repeats} gradients of each in turn after one to warm up; median (least to greatest). Workers keep their "
         "graphs between the two halves of a gradient. Error: of the gradient, against one piece in float32, relative, "

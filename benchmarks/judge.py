@@ -34,6 +34,7 @@ from torch import Tensor
 
 from parallel_nst.files.bundled import bundled_style
 from parallel_nst.files.images import Picture, fit, read_image, resize, write_image
+from parallel_nst.files.size import Size
 from parallel_nst.networks.backbones.base import Backbone
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.networks.backbones.registry import backbone_entry
@@ -187,7 +188,7 @@ def painted(candidate: Candidate, pool: SerialPool, pair: Pair, factor: float, o
 def figures_of(path: Path, pair: Pair, side: int, networks: Sequence[Network]) -> dict[str, float]:
     """Every figure of a picture. side: px that the longer side of the painting is reduced to."""
     picture, painting = read_image(path).pixels, read_image(pair.style)
-    photograph = resize(read_image(pair.content).pixels, (picture.shape[1], picture.shape[0]))
+    photograph = resize(read_image(pair.content).pixels, Size(*picture.shape[:2]))
     canvas = resize(painting.pixels, fit(painting.size, min(side, max(painting.size))))
     figures = {
         "colour": colour_distance(picture, canvas),
@@ -294,7 +295,7 @@ def sheet(results: Sequence[Judged], names: Sequence[str], path: Path) -> None:
 
 def boxed(image: Image) -> Image:
     """Scaled into a white square."""
-    small = resize(image, fit((image.shape[1], image.shape[0]), BOX - 4))
+    small = resize(image, fit(Size(*image.shape[:2]), BOX - 4))
     box = np.ones((BOX, BOX, 3), np.float32)
     box[: small.shape[0], : small.shape[1]] = small
     return box

@@ -26,6 +26,7 @@ from tiles import memory
 
 from parallel_nst.files.bundled import bundled_content, bundled_style
 from parallel_nst.files.images import Picture, read_image, resize, write_image
+from parallel_nst.files.size import Size
 from parallel_nst.jobs.requests.plan import PlanJob
 from parallel_nst.recipe import Recipe, TilingSpec
 
@@ -37,25 +38,24 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Run:
-    """size: width and height in px. total, peaks: MiB of all processes together and, each at its own worst moment, of
+    """total, peaks: MiB of all processes together and, each at its own worst moment, of
     the driver, the workers and Ray itself."""
 
     optimizer: str
-    size: tuple[int, int]
+    size: Size
     report: dict[str, Any]
     total: float
     peaks: dict[str, float]
 
     @property
     def pixels(self) -> int:
-        return self.size[0] * self.size[1]
+        return self.size.area
 
 
 def measured(content: Picture, megapixels: float, optimizer: str, options: argparse.Namespace) -> Run:
     """One picture of so many megapixels, whose file has that size too."""
-    width, height = content.size
-    side = math.sqrt(megapixels * 1e6 / (width * height))
-    size = round(width * side), round(height * side)
+    side = math.sqrt(megapixels * 1e6 / content.size.area)
+    size = Size(*(round(length * side) for length in content.size))
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "content.jpg"
         write_image(picture, Picture(resize(content.pixels, size)))
@@ -108,7 +108,7 @@ def planned(run: Run, options: argparse.Namespace) -> tuple[float, float]:
         optimizer=run.optimizer,
         tiling=TilingSpec(mode="exact"),
     )
-    driver = driver_bytes(run.size[1], run.size[0], recipe)
+    driver = driver_bytes(*run.size)
     share = int((options.memory * 2**30 - driver) / run.report["workers"])
     job = PlanJob(run.size, run.report["workers"], f"{share / MIB:.3f}MiB", 100.0, recipe=recipe)
     needs = plan(job).forecast
@@ -144,7 +144,7 @@ def main() -> None:
         rows.append(
             [
                 run.optimizer,
-                f"{run.size[0]}x{run.size[1]}",
+                str(run.size),
                 run.report["tiles"],
                 f"{run.report['seconds']:.0f}",
                 f"{run.total:.0f}",

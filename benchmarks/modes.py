@@ -22,9 +22,10 @@ from sharpness import overlap_sharpness
 
 from parallel_nst.files.bundled import bundled_content, bundled_style
 from parallel_nst.files.images import Picture, fit, read_image, resize, write_image
+from parallel_nst.files.size import Size
 from parallel_nst.painting.gatys.losses import gram_part
 from parallel_nst.painting.gatys.style import measure_style
-from parallel_nst.painting.planning.scales import FRAME
+from parallel_nst.painting.planning.scales import FRAME, framed_size
 from parallel_nst.painting.stylize import stylize, whole_loss
 from parallel_nst.painting.tiles.geometry import Rect, Tile, gather, grid_of, plan_tiles, whole_tile
 from parallel_nst.painting.tiles.seams import step_ratio
@@ -52,9 +53,9 @@ class Result:
     moved: int
 
 
-def blank(size: tuple[int, int]) -> Picture:
+def blank(size: Size) -> Picture:
     """A small dark figure on a plain light ground."""
-    width, height = size
+    height, width = size
     pixels = np.full((height, width, 3), (0.93, 0.91, 0.86), np.float32)
     head, body = (width // 3, int(height * 0.56)), (width // 3, int(height * 0.72))
     for centre, axes in ((head, (height // 28,) * 2), (body, (height // 18, height // 9))):
@@ -109,11 +110,11 @@ def compared(
     name: str, content: Picture, style: Picture, count: str, whole: Result, recipe: Recipe, pool: Pool
 ) -> tuple[list[list[object]], dict[str, Picture]]:
     """Rows of the table for one picture and number of tiles, and the pictures."""
-    width, height = whole.picture.size
-    size = width + 2 * FRAME, height + 2 * FRAME
+    height, width = whole.picture.size
+    size = framed_size(whole.picture.size)
     scene = scenes.scene(content, style, size, replace(recipe, dtype="float32"), pool.spec.weights[recipe.backbone])
-    grid = grid_of(TilingSpec(tiles=count), size[1], size[0])
-    tiles = [tile.moved(-FRAME) for tile in plan_tiles(size[1], size[0], grid, align=scene.layer.stride)]
+    grid = grid_of(TilingSpec(tiles=count), *size)
+    tiles = [tile.moved(-FRAME) for tile in plan_tiles(*size, grid, align=scene.layer.stride)]
     inside = [inner(tile, width, height) for tile in tiles]
     results = {WHOLE: whole}
     for mode, tiling in MODES.items():
@@ -160,7 +161,7 @@ def main() -> None:
     if options.contents:
         contents = {path.stem: read_image(path) for path in options.contents}
     else:
-        contents = {bundled_content().stem: read_image(bundled_content()), "figure": blank((900, 600))}
+        contents = {bundled_content().stem: read_image(bundled_content()), "figure": blank(Size(600, 900))}
     style, tables, columns = read_image(options.style), [], {}
     one_piece = replace(recipe, tiling=TilingSpec(mode="exact", whole=recipe.size))
     with open_pool(recipe, workers=2) as pool:

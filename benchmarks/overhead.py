@@ -14,6 +14,7 @@ import page
 import scene as scenes
 from scene import Grid, Scene
 
+from parallel_nst.files.size import Size
 from parallel_nst.painting.planning.forecast import ScaleForecast, scale_forecast
 from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.tilings import Budget
@@ -64,9 +65,9 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5, help="of a block")
     options = parser.parse_args()
-    size, blocks, steps = (1024, 768), options.blocks, options.steps
+    size, blocks, steps = Size(768, 1024), options.blocks, options.steps
     if options.quick:
-        size, blocks, steps = (288, 256), 1, 2
+        size, blocks, steps = Size(256, 288), 1, 2
     state = scenes.weights(options.backbone, options.weights)
     scene = scenes.scene(*scenes.pictures(options), size, Recipe(backbone=options.backbone), state)
     pools = {name: open_pool(scene.recipe, workers=2, weights=state, in_process=name == THREADS) for name in POOLS}
@@ -106,7 +107,7 @@ def main() -> None:
             ]
         )
     parts = [
-        f"{options.backbone} in {scene.dtype}, {size[0]}x{size[1]} px of {options.content.stem}; {crew.workers} "
+        f"{options.backbone} in {scene.dtype}, {size} px of {options.content.stem}; {crew.workers} "
         f"workers x {crew.threads} threads against one process x {usable_cores()} threads, same objective and "
         f"optimiser. A step: gradient and L-BFGS update. {blocks} blocks of {steps} steps of each in turn, after one "
         "to warm up; median of the blocks' medians (least to greatest). Arithmetic: products of a gradient, counted; "

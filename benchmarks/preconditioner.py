@@ -21,11 +21,12 @@ from scene import Scene
 from speed import carried as resized
 
 from parallel_nst.files.images import Picture, fit, read_image, resize
+from parallel_nst.files.size import Size
 from parallel_nst.networks.weights.states import State
 from parallel_nst.painting.gatys.minimise import Iteration, Minimum, finish, minimise
-from parallel_nst.painting.gatys.optimizers import make_optimizer
+from parallel_nst.painting.gatys.optimizers.choice import make_optimizer
 from parallel_nst.painting.gatys.preconditioner import Filter, broadened, unchanged
-from parallel_nst.painting.planning.scales import FRAME, framed
+from parallel_nst.painting.planning.scales import framed, framed_size
 from parallel_nst.painting.stylize import enlarged
 from parallel_nst.recipe import Recipe, scale_sizes, scale_steps
 from parallel_nst.workers.opening import usable_cores
@@ -36,8 +37,7 @@ SHOWN = (10, 20, 40)  # steps after which the loss is shown
 
 def scene_of(content: Picture, style: Picture, side: int, recipe: Recipe, state: State) -> Scene:
     """At this longest side."""
-    width, height = fit(content.size, side)
-    return scenes.scene(content, style, (width + 2 * FRAME, height + 2 * FRAME), recipe, state)
+    return scenes.scene(content, style, framed_size(fit(content.size, side)), recipe, state)
 
 
 def started(pixels: np.ndarray, scene: Scene, state: Any = None) -> Iteration:
@@ -67,7 +67,7 @@ def over_scales(pictures: tuple[Picture, Picture], recipe: Recipe, state: State,
     size = fit(pictures[0].size, sides[0])
     pixels, carried = framed(resize(pictures[0].pixels, size), size).whole, None
     for side, count in zip(sides, steps, strict=True):
-        scene, before = scene_of(*pictures, side, recipe, state), pixels.shape[-2:]
+        scene, before = scene_of(*pictures, side, recipe, state), Size(*pixels.shape[-2:])
         pixels, after = enlarged(pixels, fit(pictures[0].size, side)), scene.content.size
         if carried is not None:
             carried = resized(carried, before, after)

@@ -21,11 +21,12 @@ import scene as scenes
 import torch
 from scene import Scene
 
-from parallel_nst.painting.gatys.optimizers import make_optimizer
+from parallel_nst.files.size import Size
+from parallel_nst.painting.gatys.optimizers.choice import make_optimizer
 from parallel_nst.painting.planning.forecast import measured_speed, moved, tile_flops
 from parallel_nst.painting.planning.memory import parse_memory
 from parallel_nst.painting.planning.profile import profile
-from parallel_nst.painting.planning.scales import FRAME, ScalePlan
+from parallel_nst.painting.planning.scales import ScalePlan, unframed_size
 from parallel_nst.painting.planning.tilings import Budget, Tiling, exact_tiling
 from parallel_nst.painting.tiles.geometry import plan_tiles
 from parallel_nst.painting.tiles.ownership import deal
@@ -128,12 +129,12 @@ def measured_costs(scene: Scene, pool: Pool) -> Costs:
 
 def tiled(scene: Scene, side: int, budget: Budget) -> Tiling:
     """How a square picture is cut for these workers. ValueError when it does not fit their memory."""
-    return exact_tiling((side, side), budget, scene.recipe, scene.layer)
+    return exact_tiling(Size(side, side), budget, scene.recipe, scene.layer)
 
 
 def planned(scene: Scene, side: int, budget: Budget) -> ScalePlan:
     """The same as a plan."""
-    layer, size, tiling = scene.layer, (side - 2 * FRAME, side - 2 * FRAME), tiled(scene, side, budget)
+    layer, size, tiling = scene.layer, unframed_size(Size(side, side)), tiled(scene, side, budget)
     tiles = plan_tiles(side, side, tiling.grid, halo=layer.margin, align=layer.stride)
     return ScalePlan(size, size, 1, tiles, True, tiling.kept)
 
@@ -159,7 +160,7 @@ def main() -> None:
     if options.quick:
         sides, far, crews, blocks = (256,), (1024,), (1, 4, 256), 1
     pictures, state, memory = scenes.pictures(options), scenes.weights("embedded"), parse_memory(options.memory)
-    all_scenes = {side: scenes.scene(*pictures, (side, side), Recipe(), state) for side in sides}
+    all_scenes = {side: scenes.scene(*pictures, Size(side, side), Recipe(), state) for side in sides}
     first = next(iter(all_scenes.values()))
     layers = first.resolved.layers
     costs_of_px = profile(first.reader.backbone, layers.style, layers.content, first.reader.dtype)

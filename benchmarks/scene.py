@@ -1,6 +1,6 @@
 """What several benchmarks are run on: a picture of a given size, what it aims at, and the pools that compute it.
 
-Sizes are (width, height) in px with the frame that is painted around a picture, so that they are what the networks see.
+Sizes are those with the frame that is painted around a picture, so that they are what the networks see.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch.utils.flop_counter import flop_registry
 
 from parallel_nst.files.bundled import bundled_content, bundled_style
 from parallel_nst.files.images import Picture, fit, read_image
+from parallel_nst.files.size import Size
 from parallel_nst.networks.backbones.base import Layer
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.networks.backbones.resnet import ResNet
@@ -34,7 +35,7 @@ from parallel_nst.painting.gatys.objective import LocalObjective
 from parallel_nst.painting.gatys.style import StyleTargets
 from parallel_nst.painting.mode import Due
 from parallel_nst.painting.planning.forecast import seconds_of
-from parallel_nst.painting.planning.scales import FRAME, Framed, Scale, ScalePlan, framed
+from parallel_nst.painting.planning.scales import Framed, Scale, ScalePlan, framed, unframed_size
 from parallel_nst.painting.resolved import ResolvedRecipe, resolve
 from parallel_nst.painting.style_targets import measured_style
 from parallel_nst.painting.tiles.geometry import gather, plan_tiles, whole_tile
@@ -52,7 +53,6 @@ SHAPES: Mapping[str, Callable[[], nn.Module]] = {
     "squeezenet": SqueezeNet,
 }
 Grid = tuple[int, int]
-Size = tuple[int, int]
 
 
 def parser(question: str | None) -> argparse.ArgumentParser:
@@ -111,8 +111,8 @@ class Scene:
 
     def plan(self, grid: Grid, kept: int = 1) -> ScalePlan:
         """The same before it is run, for a forecast."""
-        height, width = (length - 2 * FRAME for length in self.content.size)
-        return ScalePlan((width, height), (width, height), 1, list(self.scale(grid).tiles), True, kept)
+        size = unframed_size(self.content.size)
+        return ScalePlan(size, size, 1, list(self.scale(grid).tiles), True, kept)
 
     def tiled(self, grid: Grid, kept: int = 1) -> InTiles:
         """The objective in tiles, in this process."""
@@ -172,7 +172,7 @@ class InTiles:
 
 def scene(content: Picture, style: Picture, size: Size, recipe: Recipe, state: State) -> Scene:
     """`content` scaled to this size, and a style image of the same longest side."""
-    inner = size[0] - 2 * FRAME, size[1] - 2 * FRAME
+    inner = unframed_size(size)
     dtype = resolved_dtype(recipe.dtype, "cpu")
     backbone = build_backbone(recipe.backbone, state)
     backbone = (backbone.double() if dtype == "float64" else backbone).to(memory_format=torch.channels_last)

@@ -21,14 +21,16 @@ from scene import Scene
 from torch import Tensor
 
 from parallel_nst.files.images import Picture, fit
+from parallel_nst.files.size import Size
 from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.painting.exact.parts import Resampling
 from parallel_nst.painting.gatys.losses import gram_part
 from parallel_nst.painting.gatys.minimise import Iteration, Objective, minimise
-from parallel_nst.painting.gatys.optimizers import State, make_optimizer, pack, resize_state
-from parallel_nst.painting.planning.scales import FRAME
+from parallel_nst.painting.gatys.optimizers.choice import make_optimizer
+from parallel_nst.painting.gatys.optimizers.states import State, pack, resize_state
+from parallel_nst.painting.planning.scales import framed_size, unframed_size
 from parallel_nst.painting.stylize import enlarged
-from parallel_nst.painting.tiles.geometry import Extent, Rect
+from parallel_nst.painting.tiles.geometry import Rect
 from parallel_nst.recipe import Recipe, scale_sizes, scale_steps
 from parallel_nst.workers.opening import usable_cores
 
@@ -109,16 +111,15 @@ def coarse_first(coarse: list[Scene], scene: Scene, objective: Objective) -> Ite
     start = Iteration.start(image, optimizer.init(image))
     for one, count, larger in zip(coarse, steps, [*coarse[1:], scene], strict=False):
         *_, last = minimise(one.whole(), start, optimizer, count)
-        height, width = larger.content.size
-        image = torch.from_numpy(enlarged(last.image[0].numpy(), (width - 2 * FRAME, height - 2 * FRAME)))[None]
+        image = torch.from_numpy(enlarged(last.image[0].numpy(), unframed_size(larger.content.size)))[None]
         start = Iteration.start(image, carried(last.state, one.content.size, larger.content.size))
     return single(scene, objective, start)
 
 
-def carried(state: State, old: Extent, new: Extent) -> State:
+def carried(state: State, old: Size, new: Size) -> State:
     """What an optimiser has learnt over a framed picture of the old size, for the new one."""
     packed, resampling = pack(state), Resampling.of_framed(old, new)
-    ratio = resampling.old[0] * resampling.old[1] / (resampling.new[0] * resampling.new[1])
+    ratio = resampling.old.area / resampling.new.area
     return resize_state(packed, lambda name: resampling.of(packed[name][0].numpy(), Rect(0, 0, *new))[None], ratio)
 
 
@@ -168,7 +169,7 @@ def rates(pictures: Iterable[Scene], side: int, repeats: int) -> list[list[objec
     rows = []
     for one, threads in itertools.product(pictures, sorted({1, usable_cores()})):
         objective, image = one.whole(), one.image(0.1)
-        matrix = torch.randn(side, side).to(objective.dtype)
+        matrix = torch.randn(side, side).to(getattr(torch, one.dtype))
         flops = scenes.counted_flops(lambda: objective.value_and_gradient(image))  # noqa: B023
         gradient = scenes.with_threads(threads, lambda: objective.value_and_gradient(image))  # noqa: B023
         product = scenes.with_threads(threads, lambda: matrix @ matrix)  # noqa: B023
@@ -182,10 +183,9 @@ def rates(pictures: Iterable[Scene], side: int, repeats: int) -> list[list[objec
 
 def scene_at(side: int, backbone: str, options: argparse.Namespace, pictures: tuple[Picture, Picture]) -> Scene:
     """Of a picture with this longest side."""
-    width, height = fit(pictures[0].size, side)
     recipe = Recipe(size=side, backbone=backbone, history=HISTORY, style_loss="gram")
     state = scenes.weights(backbone, options.weights)
-    return scenes.scene(*pictures, (width + 2 * FRAME, height + 2 * FRAME), recipe, state)
+    return scenes.scene(*pictures, framed_size(fit(pictures[0].size, side)), recipe, state)
 
 
 def main() -> None:

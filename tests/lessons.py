@@ -93,3 +93,13 @@ def everything(lesson):
         "memory": lesson.memory(),
         "random": torch.get_rng_state(),
     }
+
+
+def step_on(phase, batch):
+    """Take a phase's step on a batch; the total loss before it."""
+    losses = phase.module(batch)
+    phase.optimizer.zero_grad()
+    losses["total"].backward()
+    phase.optimizer.step()
+    phase.schedule.step()
+    return float(losses["total"].detach())

@@ -42,4 +42,4 @@ def test_quickstart(tmp_path):
         write_image(tmp_path / name, Picture(rng.random((90, 120, 3), np.float32)))
     said = run("quickstart.py", tmp_path / "photo.png", tmp_path / "painting.png", tmp_path / "out.png")
     assert "border step ratio" in said
-    assert read_image(tmp_path / "out.png").size == (512, 384)
+    assert read_image(tmp_path / "out.png").size == (384, 512)

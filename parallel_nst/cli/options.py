@@ -260,7 +260,7 @@ def read(option: Option, value: Any) -> Any:
     """The value of what was typed. What should be a number and is none stays a text, for the record to refuse."""
     if option.knob.once:
         if len(value) > 1:
-            raise ValueError(
+            raise BadInput(
                 f"{option.flag} is given {len(value)} times, as {' and '.join(map(str, value))}; give it once"
             )
         value = value[0]
@@ -342,7 +342,7 @@ def check_effects(record: Any, typed: Sequence[Option], also: Values) -> None:
         owner = functools.reduce(getattr, option.path[:-1], record)
         found = also.get(name, (getattr(owner, name),))
         if not set(found) & set(values):
-            raise ValueError(without_effect(option, owner, name, values, found))
+            raise BadInput(without_effect(option, owner, name, values, found))
 
 
 def without_effect(option: Option, owner: Any, name: str, values: Sequence[Any], found: Sequence[Any]) -> str:
@@ -359,9 +359,9 @@ def without_effect(option: Option, owner: Any, name: str, values: Sequence[Any],
 def write_recipe(path: Path, recipe: Recipe) -> None:
     """Write the settings; ValueError when that cannot be, or when the name is not one of settings."""
     if path.suffix != ".toml":  # a slip would cost a picture
-        raise ValueError(f"save_recipe is {str(path)!r}; give a name that ends in .toml")
+        raise BadInput(f"save_recipe is {str(path)!r}; give a name that ends in .toml")
     try:
         write_whole({path: recipe.to_toml().encode()})
     except OSError as error:
         reason = f"settings not written ({error.strerror})"
-        raise ValueError(f"{path}: {reason}; give a name in a folder that exists") from None
+        raise BadInput(f"{path}: {reason}; give a name in a folder that exists") from None

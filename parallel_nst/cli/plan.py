@@ -50,8 +50,8 @@ def as_dict(plan: Plan) -> dict[str, object]:
     """For JSON; sizes in px, memory in bytes, speed in FLOP/s."""
     needs = plan.forecast
     return {
-        "width": plan.job.size[0],
-        "height": plan.job.size[1],
+        "width": plan.job.size.width,
+        "height": plan.job.size.height,
         "workers": plan.workers,
         "threads": plan.threads,
         "device": plan.device,
@@ -89,7 +89,7 @@ def show(plan: Plan, console: Console) -> None:
     ]
     who = counted(plan.workers, "GPU worker" if plan.device == "cuda" else "worker")
     console.print(
-        f"{plan.job.size[0]}x{plan.job.size[1]} px on {who}, {recipe.tiling.mode} tiles, {recipe.backbone} in "
+        f"{plan.job.size} px on {who}, {recipe.tiling.mode} tiles, {recipe.backbone} in "
         f"{plan.dtype}, {recipe.optimizer}",
         highlight=False,
     )

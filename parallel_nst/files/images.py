@@ -26,6 +26,7 @@ from parallel_nst.errors import BadInput
 from parallel_nst.files.formats import icc, pillow, png, tiff
 from parallel_nst.files.formats.output import encode, pack
 from parallel_nst.files.formats.raster import Raster, UnreadablePicture, check_pixels, quiet
+from parallel_nst.files.size import Size
 from parallel_nst.files.whole_files import aside_path, told_in_one_line, whole_file
 
 __all__ = [
@@ -85,9 +86,8 @@ class Picture:
     note: str | None = None
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) in px."""
-        return self.pixels.shape[1], self.pixels.shape[0]
+    def size(self) -> Size:
+        return Size(*self.pixels.shape[:2])
 
 
 _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
@@ -117,9 +117,9 @@ def read_image(path: str | Path, *, max_pixels: int | None = None) -> Picture:
         return _picture(_container(path).read(path, limit if max_pixels is None else max_pixels))
 
 
-def stored_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int, int]:
-    """(width, height) in px as the header of a file has them, before its EXIF orientation. Raises as `read_image` does,
-    but for what is damaged behind the header."""
+def stored_size(path: str | Path, *, max_pixels: int | None = None) -> Size:
+    """As the header of a file has it, before its EXIF orientation. Raises as `read_image` does, but for what is damaged
+    behind the header."""
     path = Path(path)
     with _in_one_line(path), quiet() as limit:
         size = _container(path).size(path)
@@ -158,9 +158,9 @@ def _in_one_line(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Container:
-    """How files of a kind are read. size: (width, height) of the header. read: all of it, at most so many pixels."""
+    """How files of a kind are read. size: of the header. read: all of it, at most so many pixels."""
 
-    size: Callable[[Path], tuple[int, int]]
+    size: Callable[[Path], Size]
     read: Callable[[Path, int | None], Raster]
 
 
@@ -210,11 +210,11 @@ def _picture(raster: Raster) -> Picture:
     )
 
 
-def check_output(path: str | Path, *, inputs: Iterable[str | Path] = (), size: tuple[int, int] | None = None) -> Path:
+def check_output(path: str | Path, *, inputs: Iterable[str | Path] = (), size: Size | None = None) -> Path:
     """Find out before the long computation whether `write_image` can write there; leaves nothing behind.
 
     inputs: files that must not be overwritten, under whatever name or link.
-    size: (width, height) in px of what will be written, if known.
+    size: of what will be written, if known.
 
     Raises BadInput for an unknown suffix, a size that the format cannot hold, an output that is an input;
     IsADirectoryError, FileNotFoundError, NotADirectoryError or PermissionError for the place.
@@ -240,11 +240,10 @@ def _format(path: Path) -> str:
     return form
 
 
-def _check_size(path: Path, form: str, size: tuple[int, int] | None) -> None:
+def _check_size(path: Path, form: str, size: Size | None) -> None:
     longest = _LONGEST.get(form)
     if size and longest and max(size) > longest:
-        shape = f"{size[0]}x{size[1]}"
-        raise BadInput(f"{path}: {shape} is too large, {form} holds at most {longest} px a side: write a .tif")
+        raise BadInput(f"{path}: {size} is too large, {form} holds at most {longest} px a side: write a .tif")
 
 
 def _same(one: Path, other: str | Path) -> bool:
@@ -311,25 +310,30 @@ def _check_picture(path: Path, picture: Picture) -> None:
         raise BadInput(f"{path}: some values are NaN or infinite: look at what made them, nothing is written")
 
 
-def resize(pixels: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """(H, W) or (H, W, C) float32 scaled to `size` = (width, height) px, clipped to [0, 1].
+def resize(pixels: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
+    """(H, W) or (H, W, C) float32 scaled to `size`, clipped to [0, 1].
 
     An axis that shrinks is averaged by area, one that grows is interpolated cubically. Always a new array.
     """
-    width, height = size
+    height, width = size
     if width < 1 or height < 1:
-        raise BadInput(f"cannot resize to {width}x{height}: both sides must be at least 1 px")
+        raise BadInput(f"cannot resize to {size}: both sides must be at least 1 px")
     smaller = (min(width, pixels.shape[1]), min(height, pixels.shape[0]))
     # OpenCV averages areas only when neither axis grows, hence two steps.
     scaled = cv2.resize(np.ascontiguousarray(pixels), smaller, interpolation=cv2.INTER_AREA)
-    if smaller != size:
-        scaled = cv2.resize(scaled, size, interpolation=cv2.INTER_CUBIC)
+    if smaller != (width, height):
+        scaled = cv2.resize(scaled, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.clip(scaled, 0, 1).astype(np.float32, copy=False).reshape(height, width, *pixels.shape[2:])
 
 
-def fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """(width, height) px scaled so that the longest side is `longest`, the other at least 1."""
+def shrunk(pixels: NDArray[np.float32], longest: int) -> NDArray[np.float32]:
+    """(H, W) or (H, W, C) float32 with its longer side at most `longest` px, clipped to [0, 1]; always a new array."""
+    size = Size(*pixels.shape[:2])
+    return resize(pixels, fit(size, min(longest, max(size))))
+
+
+def fit(size: Size, longest: int) -> Size:
+    """Scaled so that the longest side is `longest` px, the other at least 1."""
     if longest < 1 or min(size) < 1:
-        raise BadInput(f"cannot fit {size[0]}x{size[1]} to {longest} px: all must be at least 1 px")
-    width, height = (max(1, round(side * longest / max(size))) for side in size)
-    return width, height
+        raise BadInput(f"cannot fit {size} to {longest} px: all must be at least 1 px")
+    return Size(*(max(1, round(side * longest / max(size))) for side in size))

@@ -13,7 +13,8 @@ import psutil  # type: ignore[import-untyped]
 
 from parallel_nst.errors import BadInput
 from parallel_nst.files.digests import digest_of, file_digest
-from parallel_nst.files.images import Picture, check_output, fit, read_image, resize, write_image
+from parallel_nst.files.images import Picture, check_output, fit, read_image, shrunk, write_image
+from parallel_nst.files.size import Size
 from parallel_nst.files.whole_files import remove_leftovers
 from parallel_nst.jobs.journal import LossLog, Strip
 from parallel_nst.jobs.requests.picture import PictureJob
@@ -108,7 +109,7 @@ def stylize_file(
     return report_of(job, result, pool, (began, started, painted, written, time.perf_counter()))
 
 
-def workload_of(content: tuple[int, int], recipe: Recipe) -> Workload:
+def workload_of(content: Size, recipe: Recipe) -> Workload:
     """What there is to do for a picture of this size."""
     return Workload(most_tiles(content, recipe) or ANY_NUMBER, pixels=math.prod(final_size(content, recipe)))
 
@@ -165,7 +166,7 @@ def report_of(
 ) -> PictureReport:
     """What came of a job. times: when it began, started painting, had painted, had written and had closed."""
     began, started, painted, written, closed = times
-    width, height = result.picture.size
+    height, width = result.picture.size
     return PictureReport(
         output=str(job.output),
         width=width,
@@ -185,23 +186,23 @@ def report_of(
     )
 
 
-def check_memory(content: tuple[int, int], style: tuple[int, int], recipe: Recipe, memory: int | None) -> None:
+def check_memory(content: Size, style: Size, recipe: Recipe, memory: int | None) -> None:
     """ValueError for a picture whose optimisation alone takes more than the memory that was given, or that this machine
     has."""
     have = memory or int(psutil.virtual_memory().total)
     longest = recipe.size or max(content)
     sizes = fit(content, longest), style_size_at(style, longest, longest, recipe)
     for name, size in zip(("size", "style_size"), sizes, strict=True):
-        need = driver_bytes(size[1], size[0]) + (optimiser_bytes(*size, recipe) if size == sizes[0] else 0)
+        need = driver_bytes(*size) + (optimiser_bytes(*size, recipe) if size == sizes[0] else 0)
         if need > have:
             whose = "--memory allows" if memory else "this machine has"
-            raise ValueError(
-                f"{name} is {max(size)}: {size[0]}x{size[1]} px take {need / 1e9:,.1f} GB or more, {whose} "
+            raise BadInput(
+                f"{name} is {max(size)}: {size} px take {need / 1e9:,.1f} GB or more, {whose} "
                 f"{have / 1e9:,.1f}; give {'a smaller one' if driver_bytes(1, 1) <= have else 'more memory'}"
             )
 
 
-def memory_share(job: PictureJob, memory: int | None, pool: Pool, content: tuple[int, int]) -> int | None:
+def memory_share(job: PictureJob, memory: int | None, pool: Pool, content: Size) -> int | None:
     """Bytes that a worker may take, of its own GPU or of its machine; None: its share of what this machine has."""
     crew, known = pool.crew, worker_memory(pool)
     if crew.device == "cuda":
@@ -210,7 +211,7 @@ def memory_share(job: PictureJob, memory: int | None, pool: Pool, content: tuple
         return memory or known
     if memory is None:
         return None
-    width, height = final_size(content, job.recipe)
+    height, width = final_size(content, job.recipe)
     ray = not job.in_process and crew.workers > 1
     return worker_share(memory, height, width, crew.workers, ray=ray)
 
@@ -271,8 +272,7 @@ def callbacks_of(
 
 def write_preview(path: Path, pixels: np.ndarray) -> None:
     """A small JPEG of an image (H, W, 3)."""
-    size = fit((pixels.shape[1], pixels.shape[0]), min(PREVIEW, max(pixels.shape)))
-    write_image(path, Picture(resize(pixels, size)), quality=PREVIEW_QUALITY)
+    write_image(path, Picture(shrunk(pixels, PREVIEW)), quality=PREVIEW_QUALITY)
 
 
 def untiled(recipe: Recipe) -> Recipe:

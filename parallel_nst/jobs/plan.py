@@ -130,7 +130,7 @@ def memory_of_gpu() -> tuple[int, tuple[str, ...]]:
 def memory_here(job: PlanJob, recipe: Recipe, staff: Staff) -> tuple[int, tuple[str, ...]]:
     """Of this machine's memory. Workers beyond its cores are taken to be on other machines of its kind."""
     have, cores = machine_memory(), pools.usable_cores()
-    width, height = job.size
+    height, width = job.size
     if staff.workers > cores:
         share = have // cores
         return share, (

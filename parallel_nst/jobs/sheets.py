@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from parallel_nst.files.images import fit, resize
+from parallel_nst.files.images import shrunk
 
 LABEL = 20  # px of a line of text
 GAP = 6  # px between two pictures
@@ -56,6 +56,4 @@ def place_cell(made: Image.Image, cell: Labelled, corner: tuple[int, int], side:
         text = text[:-2] + "…"
     draw.text((left, top + 2), text, fill=(INK,) * 3, font=font)
     if cell.pixels is not None:
-        size = fit((cell.pixels.shape[1], cell.pixels.shape[0]), min(side, max(cell.pixels.shape[:2])))
-        pixels = resize(cell.pixels, size).clip(0, 1)
-        made.paste(Image.fromarray((pixels * 255).round().astype(np.uint8)), (left, top + LABEL))
+        made.paste(Image.fromarray((shrunk(cell.pixels, side) * 255).round().astype(np.uint8)), (left, top + LABEL))

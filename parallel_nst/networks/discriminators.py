@@ -57,7 +57,7 @@ def normalised(conv: nn.Conv2d, norm: str) -> list[nn.Module]:
     """A convolution, its normalisation, a leaky ReLU. Instance normalisation has no weights of its own; batch
     normalisation has, and makes the convolution's bias superfluous."""
     if norm not in NORMS:
-        raise ValueError(f"unknown normalisation {norm!r}; known: {', '.join(NORMS)}")
+        raise BadInput(f"unknown normalisation {norm!r}; known: {', '.join(NORMS)}")
     layer = nn.InstanceNorm2d if norm == "instance" else nn.BatchNorm2d
     return [conv, layer(conv.out_channels), nn.LeakyReLU(SLOPE, True)]
 

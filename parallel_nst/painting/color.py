@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_nst.files.images import Picture, resize
+from parallel_nst.files.size import Size
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of YIQ (section 4.2 there)
 LEAST = 1e-5  # variance that a colour counts as having: a grey picture has none along two axes
@@ -41,7 +42,7 @@ def power_of(matrix: NDArray[np.float64], power: float) -> NDArray[np.float64]:
 
 def with_colours_of(content: NDArray[np.float32], painted: NDArray[np.float32]) -> NDArray[np.float32]:
     """The luminance of what was painted with the colours (the two other channels of YIQ) of the content."""
-    same = content if content.shape == painted.shape else resize(content, (painted.shape[1], painted.shape[0]))
+    same = content if content.shape == painted.shape else resize(content, Size(*painted.shape[:2]))
     lighter = (painted - same) @ LUMA  # adding it to all three channels changes luminance alone
     coloured: NDArray[np.float32] = (same + lighter[..., None]).clip(0, 1).astype(np.float32, copy=False)
     return coloured

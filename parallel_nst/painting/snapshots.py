@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from parallel_nst.errors import BadInput
 from parallel_nst.files.whole_files import replacing, told_in_one_line
 
 FORMAT = "parallel_nst snapshot 1"
@@ -63,9 +64,9 @@ def load_snapshot(path: Path, identity: str) -> Snapshot:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise ValueError(f"{path} is no snapshot of a run; give --resume only beside the file a run has left")
+                raise BadInput(f"{path} is no snapshot of a run; give --resume only beside the file a run has left")
             if metadata.get("identity") != identity:
-                raise ValueError(
+                raise BadInput(
                     f"{path} is of another picture or other settings; repeat those, or delete it to begin again"
                 )
             run = json.loads(metadata["run"])
@@ -73,4 +74,4 @@ def load_snapshot(path: Path, identity: str) -> Snapshot:
             tensors |= {name: tensors[other] for name, other in run["aliases"].items()}
             return Snapshot(run["scale"], run["step"], tensors, run["numbers"])
     except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as a snapshot ({error}); delete it to begin again") from None
+        raise BadInput(f"{path} cannot be read as a snapshot ({error}); delete it to begin again") from None

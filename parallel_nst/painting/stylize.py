@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from parallel_nst.files.images import Picture, resize
+from parallel_nst.files.size import Size
 from parallel_nst.networks.backbones.base import Backbone
 from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.painting.color import with_colours_of
@@ -28,7 +29,6 @@ from parallel_nst.painting.planning.scales import (
     Scale,
     ScalePlan,
     ScaleResult,
-    Size,
     final_size,
     first_image,
     framed,
@@ -182,7 +182,7 @@ def budget_for(
     A pool of one worker is this process, and the optimiser's pictures are its own.
     """
     if memory is None:
-        width, height = final_size(content, resolved.recipe)
+        height, width = final_size(content, resolved.recipe)
         memory = worker_share(machine_memory(), height, width, workers)
     layers, dtype = resolved.layers, getattr(torch, spec.dtype)
     return Budget(workers, memory, profile(backbone, layers.style, layers.content, dtype))
@@ -216,5 +216,5 @@ def carried(content: Picture, image: np.ndarray) -> Picture:
     """`image` (H, W, 3) with what the content picture carries."""
     alpha = content.alpha
     if alpha is not None:
-        alpha = resize(alpha, (image.shape[1], image.shape[0]))
+        alpha = resize(alpha, Size(*image.shape[:2]))
     return replace(content, pixels=image, alpha=alpha)

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from parallel_nst.errors import BadInput
 from parallel_nst.files.images import resize
+from parallel_nst.files.size import Size
 from parallel_nst.networks.backbones.base import Backbone
 from parallel_nst.networks.generators.base import Generator
 from parallel_nst.networks.generators.published import build_generator
@@ -162,7 +163,7 @@ def style_picture(pixels: NDArray[np.float32], style_size: int, crop: int) -> Te
         )
     if style_size and side < min(height, width):
         scale = side / min(height, width)
-        pixels = resize(pixels, (round(width * scale), round(height * scale)))
+        pixels = resize(pixels, Size(round(height * scale), round(width * scale)))
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
 
 

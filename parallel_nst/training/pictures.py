@@ -55,7 +55,7 @@ def find_pictures(folder: Path, least: int, max_pixels: int | None = None) -> tu
 def fault(path: Path, least: int, max_pixels: int | None = None) -> str | None:
     """Why a picture cannot be used, by its header; None if it can."""
     try:
-        width, height = stored_size(path, max_pixels=max_pixels)
+        height, width = stored_size(path, max_pixels=max_pixels)
     except BadInput as error:
         return str(error).removeprefix(f"{path}: ")
     except (OSError, MemoryError) as error:

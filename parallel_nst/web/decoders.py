@@ -18,6 +18,7 @@ import numpy as np
 
 from parallel_nst.errors import BadInput
 from parallel_nst.files.images import Picture
+from parallel_nst.files.size import Size
 
 MEMORY = 3 << 30  # bytes: a picture of 50 megapixels in float32, five times
 SECONDS = 30.0  # for one picture
@@ -118,11 +119,10 @@ class Decoders:
         for process in self._all:
             self._free.put(process)
 
-    def convert(self, path: Path, to: Path) -> tuple[tuple[int, int], str | None]:
-        """Write the first frame of a picture as PNG; (width, height) in px and a note. BadInput for what is none."""
+    def convert(self, path: Path, to: Path) -> tuple[Size, str | None]:
+        """Write the first frame of a picture as PNG; its size and a note. BadInput for what is none."""
         told, _ = self._ask({"do": "convert", "path": str(path), "max_pixels": self._max_pixels, "to": str(to)})
-        width, height = told["size"]
-        return (width, height), told["note"]
+        return Size(*told["size"]), told["note"]
 
     def picture(self, path: Path, longest: int = 0) -> Picture:
         """The first frame, its longer side brought to `longest` px; 0: as it is. BadInput for what is no picture."""

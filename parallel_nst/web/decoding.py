@@ -4,7 +4,7 @@ It reads questions on standard input, each a line of JSON, and answers each on s
 behind which, for `pixels`, the arrays follow. It has no more memory than BYTES beyond what it needs to start; whoever
 asks ends it when it takes too long. So a decoder that a picture breaks or fills takes nothing else with it.
 
-    {"do": "convert", "path": ..., "max_pixels": ..., "to": ...}    ->  {"size": [width, height], "note": ...}
+    {"do": "convert", "path": ..., "max_pixels": ..., "to": ...}    ->  {"size": [height, width], "note": ...}
     {"do": "pixels", "path": ..., "max_pixels": ..., "longest": ...} ->  {"shape": [H, W, C], ...} and float32
     {"do": "settings", "path": ...}                                  ->  {"settings": ... or null}
     whatever is wrong with the picture                               ->  {"error": one line}

@@ -103,7 +103,7 @@ class InstantStylizer:
     def _together(self) -> list[Waiting]:
         """The first that waits, and others that can go with it."""
         first = self._waiting.popleft()
-        width, height = first[0].content.size
+        height, width = first[0].content.size
         room = max(1, TOGETHER[self._device.type] // (width * height)) - 1
         others = [one for one in self._waiting if not one[1].cancelled() and one[0].goes_with(first[0])][:room]
         for one in others:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from parallel_nst.errors import BadInput
+from parallel_nst.files.size import Size
 from parallel_nst.recipe import Recipe
 from parallel_nst.recipe.records import from_table
 
@@ -31,7 +32,7 @@ class PaintingRequest:
     style: str
     recipe: str = ""
 
-    def settings(self, content: tuple[int, int], most: int) -> dict[str, Any]:
+    def settings(self, content: Size, most: int) -> dict[str, Any]:
         """As they are stored. content: its size. most: px of the longer side. BadInput for what is not allowed."""
         recipe = recipe_of({"size": self.size, "content_weight": weight_of(self.strength)} | recipe_table(self.recipe))
         longest = recipe.size or max(content)
@@ -49,7 +50,7 @@ class ModelRequest:
     strength: float
     style: str
 
-    def settings(self, content: tuple[int, int], most: int) -> dict[str, Any]:
+    def settings(self, content: Size, most: int) -> dict[str, Any]:
         """As `PaintingRequest.settings`."""
         longest = self.size or max(content)
         check_size(longest, most)

@@ -15,6 +15,7 @@ import torch
 from parallel_nst.errors import ClusterUnavailable, PnstError, WorkerLost, message_of
 from parallel_nst.files.digests import digest_of, file_digest
 from parallel_nst.files.images import Picture, fit, read_image, resize, write_image
+from parallel_nst.files.size import Size
 from parallel_nst.jobs.picture import check_memory, write_preview
 from parallel_nst.painting.scale_run import RunCallbacks, RunStatus
 from parallel_nst.painting.snapshots import Snapshot, load_snapshot, save_snapshot
@@ -81,7 +82,7 @@ class Runner:
             if thread.ident is not None:
                 thread.join()
 
-    def _work(self, kind: Kind, run: Callable[[Job], tuple[int, int]]) -> None:
+    def _work(self, kind: Kind, run: Callable[[Job], Size]) -> None:
         while True:
             with self._changed:
                 job = None if self._stopping else self._store.claim(kind)
@@ -96,7 +97,7 @@ class Runner:
         if kind == "painting":
             self._close_pool()
 
-    def _run(self, job: Job, run: Callable[[Job], tuple[int, int]]) -> None:
+    def _run(self, job: Job, run: Callable[[Job], Size]) -> None:
         """One job, however it ends."""
         self._board.touch(job.id)
         try:
@@ -126,8 +127,8 @@ class Runner:
         if self._stopping or job.id in self._cancelled:
             raise Halted
 
-    def _paint(self, job: Job) -> tuple[int, int]:
-        """Gatys' optimisation; (width, height) of the result."""
+    def _paint(self, job: Job) -> Size:
+        """Gatys' optimisation; the size of the result."""
         files, recipe = self._store.files(job.id), recipe_of(job.settings["recipe"])
         content, style = read_image(files.content, max_pixels=NO_LIMIT), read_image(files.style, max_pixels=NO_LIMIT)
         check_memory(content.size, style.size, recipe, None)
@@ -150,8 +151,8 @@ class Runner:
         made = stylize(content, style, recipe, pool, callbacks, resume=resumed(files, identity))
         return self._written(job, made.picture, recipe.to_toml())
 
-    def _generate(self, job: Job) -> tuple[int, int]:
-        """One pass of a generator; (width, height) of the result."""
+    def _generate(self, job: Job) -> Size:
+        """One pass of a generator; the size of the result."""
         files, settings = self._store.files(job.id), job.settings
         content = read_image(files.content, max_pixels=NO_LIMIT)
         style = read_image(files.style, max_pixels=NO_LIMIT) if files.style.exists() else None
@@ -165,7 +166,7 @@ class Runner:
             raise Halted from None
         return self._written(job, picture, model_text(settings))
 
-    def _written(self, job: Job, picture: Picture, settings: str) -> tuple[int, int]:
+    def _written(self, job: Job, picture: Picture, settings: str) -> Size:
         """Write the result, unless nobody wants it any more."""
         self._check(job)
         files = self._store.files(job.id)

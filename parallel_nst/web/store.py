@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from parallel_nst.errors import BadInput, printable
+from parallel_nst.files.size import Size
 
 Kind = Literal["painting", "model"]
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
@@ -176,9 +177,9 @@ class JobStore:
             )
         return self[found[0].id]
 
-    def end(self, job: str, state: State, message: str = "", size: tuple[int, int] | None = None) -> bool:
-        """Say how a running job has ended; False where it runs no more, for it was cancelled. size: (width, height)."""
-        width, height = size or (None, None)
+    def end(self, job: str, state: State, message: str = "", size: Size | None = None) -> bool:
+        """Say how a running job has ended; False where it runs no more, for it was cancelled. size: of the result."""
+        height, width = size or (None, None)
         with self._transaction() as base:
             changed = base.execute(
                 "UPDATE jobs SET state = ?, ended = ?, message = ?, width = ?, height = ? "

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from parallel_nst.errors import BadInput
 from parallel_nst.files.bundled import STYLES, bundled_style
 from parallel_nst.files.images import Picture
+from parallel_nst.files.size import Size
 from parallel_nst.web.decoders import Decoders
 
 
@@ -31,8 +32,8 @@ class Intake:
     def __init__(self, folder: Path, decoders: Decoders) -> None:
         self._folder, self._decoders = folder, decoders
 
-    def stored(self, upload: Upload) -> tuple[Path, tuple[int, int]]:
-        """The picture as a PNG in this place, and its (width, height). BadInput for what is no picture."""
+    def stored(self, upload: Upload) -> tuple[Path, Size]:
+        """The picture as a PNG in this place, and its size. BadInput for what is no picture."""
         to = self._folder / f"{upload.role}.png"
         with told_by(upload.role), self._raw(upload) as path:
             size, _ = self._decoders.convert(path, to)

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from command import Pnst, caller
 
 from parallel_nst.cli import batch as cli_batch
-from parallel_nst.cli import main as cli
 from parallel_nst.cli import progress as cli_progress
 from parallel_nst.files.images import Picture, write_image
 from parallel_nst.networks.generators.files import save_generator
 from parallel_nst.networks.generators.transformer import TransformerNet
-
-
-class Run(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Pnst = Callable[..., Run]
 
 
 @pytest.fixture
@@ -45,16 +32,7 @@ def pnst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
         write_image(f"in/{number}.png", Picture(pixels))
     torch.manual_seed(0)
     save_generator(TransformerNet(widths=(4, 4, 4), blocks=1), Path("tiny.safetensors"))
-
-    def call(*arguments: object, stdin: str = "") -> Run:
-        monkeypatch.setattr(sys, "argv", ["pnst", "batch", *map(str, arguments), "--workers", "1"])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capfd.readouterr()
-        return Run(int(caught.value.code or 0), out, err)
-
-    return call
+    return caller(monkeypatch, capfd, "batch", after=("--workers", "1"))
 
 
 MODEL = ("--model", "tiny.safetensors")

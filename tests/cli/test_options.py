@@ -29,6 +29,7 @@ from parallel_nst.cli.options import (
     options_of,
 )
 from parallel_nst.errors import BadInput
+from parallel_nst.files.size import Size
 from parallel_nst.jobs.json_text import json_text
 from parallel_nst.jobs.requests.batch import FolderJob
 from parallel_nst.jobs.requests.compare import CompareJob
@@ -378,7 +379,7 @@ def test_json_has_no_number_that_json_does_not_know() -> None:
 
 
 def test_a_job_checks_itself_from_python_too() -> None:
-    for make in (lambda: PictureJob(quality=0), lambda: PictureJob(workers=0), lambda: PlanJob((1, 1), workers=-1)):
+    for make in (lambda: PictureJob(quality=0), lambda: PictureJob(workers=0), lambda: PlanJob(Size(1, 1), workers=-1)):
         with pytest.raises(BadInput, match=r"give a whole number (of|from)"):
             make()
 

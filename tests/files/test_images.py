@@ -31,6 +31,7 @@ from parallel_nst.files.images import (
     resize,
     write_image,
 )
+from parallel_nst.files.size import Size
 
 LOSSLESS = (".png", ".tif")
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -153,7 +154,7 @@ def test_round_trip(tmp_path: Path, suffix: str, alpha: bool, depth: int) -> Non
         expected = expected * veil[..., None] + 1 - veil[..., None]
         assert f"alpha flattened onto white: {form} has none" in notes
     assert np.abs(back.pixels - expected).max() <= (step if form in ("PNG", "TIFF", "BMP") else LOSSY_TOLERANCE)
-    assert back.size == (32, 24) and back.depth == depth and back.note is None
+    assert back.size == (24, 32) and back.depth == depth and back.note is None
     assert back.pixels.dtype == np.float32 and back.pixels.flags.c_contiguous
     if alpha and form not in ("JPEG", "BMP"):
         assert np.abs(back.alpha - veil).max() <= step
@@ -210,7 +211,7 @@ def test_extreme_shapes(tmp_path: Path, suffix: str, shape: tuple[int, int]) -> 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".bmp"])
 def test_twenty_thousand_by_three(tmp_path: Path, suffix: str) -> None:
     write_image(tmp_path / f"a{suffix}", Picture(smooth(3, 20000), depth=16))
-    assert read_image(tmp_path / f"a{suffix}").size == (20000, 3)
+    assert read_image(tmp_path / f"a{suffix}").size == (3, 20000)
 
 
 def test_webp_at_quality_100_is_lossless(tmp_path: Path) -> None:
@@ -295,14 +296,14 @@ def test_orientation(tmp_path: Path, store: Callable[..., Path], orientation: in
     upright = smooth(12, 20)
     path = store(tmp_path / "a", turned(upright, orientation), orientation)
     picture = read_image(path)
-    assert picture.size == (20, 12) and np.abs(picture.pixels - upright).max() < LOSSY_TOLERANCE
+    assert picture.size == (12, 20) and np.abs(picture.pixels - upright).max() < LOSSY_TOLERANCE
     assert b"Maker" in picture.exif
     if store in (store_png, store_png16, store_tiff, store_tiff16):
         assert np.allclose(picture.dpi, (200, 100) if orientation >= 5 else (100, 200), atol=1)
     for suffix in (".jpg", ".png", ".tif", ".webp"):
         write_image(tmp_path / f"out{suffix}", picture)
         back = read_image(tmp_path / f"out{suffix}")
-        assert back.size == (20, 12) and np.abs(back.pixels - upright).max() < 2 * LOSSY_TOLERANCE
+        assert back.size == (12, 20) and np.abs(back.pixels - upright).max() < 2 * LOSSY_TOLERANCE
 
 
 # ---- kinds of pixels
@@ -470,13 +471,13 @@ def test_previews_in_a_camera_file_are_no_animation(tmp_path: Path) -> None:
     frame = Image.fromarray(bytes_of(smooth()))
     path = saved(tmp_path / "a.jpg", frame, format="MPO", save_all=True, append_images=[frame.resize((8, 6))])
     picture = read_image(path)
-    assert picture.note is None and picture.size == (32, 24)
+    assert picture.note is None and picture.size == (24, 32)
 
 
 def test_first_page_of_a_16_bit_tiff(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5, 6, 3), np.uint16), photometric="rgb")
     picture = read_image(tmp_path / "a.tif")
-    assert picture.note == "first of 4 frames" and picture.size == (6, 5)
+    assert picture.note == "first of 4 frames" and picture.size == (5, 6)
 
 
 def test_transparent_gif(tmp_path: Path) -> None:
@@ -494,7 +495,7 @@ def test_bmp(tmp_path: Path) -> None:
 def test_the_suffix_of_an_input_does_not_matter(tmp_path: Path) -> None:
     saved(tmp_path / "a.png", bytes_of(smooth()))
     (tmp_path / "a.png").rename(tmp_path / "a.jpg")
-    assert read_image(tmp_path / "a.jpg").size == (32, 24)
+    assert read_image(tmp_path / "a.jpg").size == (24, 32)
 
 
 # ---- what travels along
@@ -546,9 +547,9 @@ def test_thumbnail_does_not_go_stale(tmp_path: Path) -> None:
 @pytest.mark.parametrize("block", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", camera_exif()[:40]])
 def test_broken_exif_is_dropped(tmp_path: Path, block: bytes) -> None:
     path = saved(tmp_path / "a.jpg", bytes_of(smooth()), exif=block)
-    assert read_image(path).size == (32, 24)
+    assert read_image(path).size == (24, 32)
     write_image(tmp_path / "b.tif", Picture(smooth(), exif=block))
-    assert read_image(tmp_path / "b.tif").size == (32, 24)
+    assert read_image(tmp_path / "b.tif").size == (24, 32)
 
 
 def test_exif_too_large_for_jpeg(tmp_path: Path) -> None:
@@ -772,9 +773,9 @@ def test_check_output_refuses(tmp_path: Path) -> None:
     assert "give a file name" in refusal(IsADirectoryError, check_output, tmp_path / "folder.png")
     (tmp_path / "file").touch()
     assert "not a folder" in refusal(NotADirectoryError, check_output, tmp_path / "file" / "a.png")
-    assert "65500" in refusal(ValueError, check_output, tmp_path / "a.jpg", size=(65501, 1))
-    assert "16383" in refusal(ValueError, check_output, tmp_path / "a.webp", size=(1, 16384))
-    assert check_output(tmp_path / "a.webp", size=(16383, 16383))
+    assert "65500" in refusal(ValueError, check_output, tmp_path / "a.jpg", size=Size(1, 65501))
+    assert "16383" in refusal(ValueError, check_output, tmp_path / "a.webp", size=Size(16384, 1))
+    assert check_output(tmp_path / "a.webp", size=Size(16383, 16383))
 
 
 def test_check_output_refuses_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -806,7 +807,7 @@ def test_a_linked_output_keeps_its_link(tmp_path: Path) -> None:
             target.write_bytes(b"old")
         link.symlink_to(target)
         write_image(link, Picture(smooth()))
-        assert link.is_symlink() and read_image(target).size == (32, 24)
+        assert link.is_symlink() and read_image(target).size == (24, 32)
     assert len(list((tmp_path / "store").iterdir())) == 2
 
 
@@ -883,35 +884,35 @@ def test_malformed_pictures_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (3, 20000, 3), (20000, 3, 3), (7, 9), (7, 9, 1), (40, 30, 4)])
 @pytest.mark.parametrize("size", [(1, 1), (5, 8), (100, 2), (2, 300), (9, 7)])
 def test_resize_keeps_constants_range_and_rank(shape: tuple[int, ...], size: tuple[int, int]) -> None:
-    flat = resize(np.full(shape, 0.25, np.float32), size)
-    assert flat.shape == (size[1], size[0], *shape[2:]) and flat.dtype == np.float32
+    flat = resize(np.full(shape, 0.25, np.float32), Size(*size))
+    assert flat.shape == (*size, *shape[2:]) and flat.dtype == np.float32
     assert np.abs(flat - 0.25).max() < 1e-5
     edge = np.zeros(shape, np.float32)
     edge[: shape[0] // 2] = 1
-    out = resize(edge, size)
+    out = resize(edge, Size(*size))
     assert out.min() >= 0 and out.max() <= 1
 
 
 def test_resize_averages_when_it_shrinks() -> None:
     checks = np.indices((64, 64)).sum(0).astype(np.float32) % 2
-    assert np.abs(resize(checks, (16, 16)) - 0.5).max() < 1e-6
-    assert np.abs(resize(checks, (16, 128)).mean() - 0.5) < 1e-3
+    assert np.abs(resize(checks, Size(16, 16)) - 0.5).max() < 1e-6
+    assert np.abs(resize(checks, Size(128, 16)).mean() - 0.5) < 1e-3
     noise = np.random.default_rng(0).random((60, 90, 3), np.float32)
-    assert np.allclose(resize(noise, (30, 20)).mean((0, 1)), noise.mean((0, 1)), atol=1e-5)
+    assert np.allclose(resize(noise, Size(20, 30)).mean((0, 1)), noise.mean((0, 1)), atol=1e-5)
 
 
 def test_resize_returns_a_copy_and_takes_views() -> None:
     pixels = smooth()
-    same = resize(pixels, (32, 24))
+    same = resize(pixels, Size(24, 32))
     assert np.array_equal(same, pixels) and not np.shares_memory(same, pixels)
-    assert np.array_equal(resize(pixels[::-1, ::-1], (16, 12)), resize(pixels[::-1, ::-1].copy(), (16, 12)))
+    assert np.array_equal(resize(pixels[::-1, ::-1], Size(12, 16)), resize(pixels[::-1, ::-1].copy(), Size(12, 16)))
     with pytest.raises(ValueError, match="at least 1"):
-        resize(pixels, (0, 5))
+        resize(pixels, Size(5, 0))
 
 
 def test_fit() -> None:
-    assert fit((640, 480), 320) == (320, 240) and fit((480, 640), 1280) == (960, 1280)
-    assert fit((20000, 3), 512) == (512, 1) and fit((1, 1), 7) == (7, 7)
-    assert all(max(fit((w, h), 362)) == 362 for w, h in product((1, 3, 999, 20001), repeat=2))
+    assert fit(Size(480, 640), 320) == (240, 320) and fit(Size(640, 480), 1280) == (1280, 960)
+    assert fit(Size(3, 20000), 512) == (1, 512) and fit(Size(1, 1), 7) == (7, 7)
+    assert all(max(fit(Size(h, w), 362)) == 362 for w, h in product((1, 3, 999, 20001), repeat=2))
     with pytest.raises(ValueError, match="at least 1"):
-        fit((5, 5), 0)
+        fit(Size(5, 5), 0)

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from tiny_networks import LAYERS, tiny_state
 
+from parallel_nst.files.size import Size
 from parallel_nst.jobs.compare import job as comparing
 from parallel_nst.jobs.compare import outlook as outlooks
 from parallel_nst.jobs.compare.files import CSV, JSON, PAGE, PLOT, output_folder, write_files
@@ -104,7 +105,7 @@ def comparison() -> Comparison:
         machine=Machine("Linux", "A <fast> processor", 2, 8_000_000_000, {"Python": "3.14"}),
         device="cpu",
         dtype="float32",
-        size=(48, 36),
+        size=Size(36, 48),
         tiles=4,
         rounds=3,
         measurements=(
@@ -418,7 +419,7 @@ def test_what_is_found(job: CompareJob, ledger: Ledger) -> None:
         "serial, 2 threads",
         *(f"{mode}, {count}" for mode in job.modes for count in ("1 worker", "2 workers")),
     ]
-    assert (found.size, found.tiles) == ((48, 36), 4)
+    assert (found.size, found.tiles) == ((36, 48), 4)
     for m in found.measurements:
         assert len(m.timings) == 2 and all(t.seconds > 0 for t in m.timings)
         assert m.moved == (0 if m.setting.mode == SERIAL else 1000 * m.workers)

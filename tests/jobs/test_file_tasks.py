@@ -105,7 +105,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     first = run(works[:1], Inverse())
     paint = Inverse()
     again = run(works, paint)
-    assert len(paint.calls) == 1 and paint.calls[0] == [(4, 3)]
+    assert len(paint.calls) == 1 and paint.calls[0] == [(3, 4)]
     assert again[0].digest == first[0].digest and again[0].error is None
     assert (again[0].width, again[0].height) == (4, 3)
 

@@ -137,7 +137,7 @@ def test_a_log_that_cannot_be_written_is_one_line(job, tmp_path):
 def test_the_report_says_what_is_in_the_file(job, recipe):
     report, told = run(replace(job, recipe=recipe))
     image = read_image(job.output)
-    assert image.size == (report.width, report.height) == (48, 37) and told == []
+    assert image.size == (report.height, report.width) == (37, 48) and told == []
     assert (report.mode, report.tiles) == ("exact" if recipe is RECIPE else "independent", 4)
     assert (report.workers, report.threads, report.output) == (1, 1, str(job.output))
     assert report.loss > 0 and report.seconds > 0

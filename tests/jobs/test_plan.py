@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from parallel_nst.errors import BadInput
+from parallel_nst.files.size import Size
 from parallel_nst.jobs import plan as planning
 from parallel_nst.jobs.plan import plan, staff_of
 from parallel_nst.jobs.requests.plan import PlanJob
@@ -61,20 +62,20 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_here_there_are_as_many_workers_as_a_run_would_have(monkeypatch: pytest.MonkeyPatch, no_gpu: None) -> None:
     monkeypatch.setattr(pools, "usable_cores", lambda: 6)
-    assert (staff_of(PlanJob((512, 512))).workers, staff_of(PlanJob((512, 512))).threads) == (6, 1)
-    two = staff_of(PlanJob((512, 512), workers=2))
+    assert (staff_of(PlanJob(Size(512, 512))).workers, staff_of(PlanJob(Size(512, 512))).threads) == (6, 1)
+    two = staff_of(PlanJob(Size(512, 512), workers=2))
     assert (two.workers, two.threads) == (2, 3)
 
 
 def test_the_memory_of_a_gpu_is_what_is_free_on_the_fullest(gpus: None) -> None:
-    found = plan(PlanJob((1024, 768), recipe=GPU))
+    found = plan(PlanJob(Size(768, 1024), recipe=GPU))
     assert (found.device, found.workers, found.threads, found.memory, found.speed) == ("cuda", 2, 1, 12 * GIB, 5e12)
     assert found.forecast.worker_bytes <= 12 * GIB
     assert any("free on a GPU" in note for note in found.notes)
 
 
 def test_a_gpu_that_is_not_here_is_planned_for_when_it_is_described(no_gpu: None) -> None:
-    found = plan(PlanJob((4096, 4096), workers=4, memory="40GiB", speed=20_000.0, recipe=GPU))
+    found = plan(PlanJob(Size(4096, 4096), workers=4, memory="40GiB", speed=20_000.0, recipe=GPU))
     assert (found.device, found.workers, found.dtype, found.memory) == ("cuda", 4, "bfloat16", 40 * GIB)
     assert found.speed == 2e13
 
@@ -85,39 +86,39 @@ def test_a_gpu_that_is_not_here_is_planned_for_when_it_is_described(no_gpu: None
 )
 def test_what_is_not_known_of_a_gpu_is_asked_for(no_gpu: None, given: dict[str, object], missing: str) -> None:
     with pytest.raises(BadInput, match=f"no GPU here to plan for; give {missing} of one, too"):
-        plan(PlanJob((512, 512), recipe=GPU, **given))  # type: ignore[arg-type]
+        plan(PlanJob(Size(512, 512), recipe=GPU, **given))  # type: ignore[arg-type]
 
 
 def test_on_a_cluster_all_its_cores_work_with_the_memory_of_the_poorest(cluster: type[Cluster], no_gpu: None) -> None:
-    found = plan(PlanJob((2048, 2048), speed=100.0, address="head:1"))
+    found = plan(PlanJob(Size(2048, 2048), speed=100.0, address="head:1"))
     assert (found.workers, found.threads, found.device, found.memory) == (16, 1, "cpu", 4 * GIB)
     assert any("what the cluster at head:1 has" in note for note in found.notes)
 
 
 def test_fewer_workers_have_more_threads_and_memory(cluster: type[Cluster], no_gpu: None) -> None:
-    staff = staff_of(PlanJob((512, 512), workers=4, address="head:1"))
+    staff = staff_of(PlanJob(Size(512, 512), workers=4, address="head:1"))
     assert (staff.workers, staff.threads, staff.memory) == (4, 4, 16 * GIB)
 
 
 def test_more_workers_than_a_cluster_has_are_explained(cluster: type[Cluster], no_gpu: None) -> None:
-    staff = staff_of(PlanJob((512, 512), workers=64, address="head:1"))
+    staff = staff_of(PlanJob(Size(512, 512), workers=64, address="head:1"))
     assert staff.workers == 16
     assert staff.notes == ("using 16 of 64 workers: there are 16 cores",)
 
 
 def test_a_cluster_with_gpus_is_planned_for_them(cluster: type[Cluster], no_gpu: None) -> None:
     cluster.gpus = (2, 2, 0)
-    job = PlanJob((512, 512), address="head:1", memory="16GiB", speed=5_000.0)
+    job = PlanJob(Size(512, 512), address="head:1", memory="16GiB", speed=5_000.0)
     found = plan(job)
     assert (found.workers, found.threads, found.device, found.memory) == (4, 1, "cuda", 16 * GIB)
     with pytest.raises(BadInput, match="give --memory"):
-        plan(PlanJob((512, 512), address="head:1", speed=5_000.0))
+        plan(PlanJob(Size(512, 512), address="head:1", speed=5_000.0))
     with pytest.raises(BadInput, match="give the --speed of one"):
-        plan(PlanJob((512, 512), address="head:1", memory="16GiB"))
+        plan(PlanJob(Size(512, 512), address="head:1", memory="16GiB"))
 
 
 def test_a_cluster_without_gpus_has_none_to_plan_for(cluster: type[Cluster], no_gpu: None) -> None:
-    job = PlanJob((512, 512), address="head:1", recipe=GPU, memory="1GiB", speed=1.0)
+    job = PlanJob(Size(512, 512), address="head:1", recipe=GPU, memory="1GiB", speed=1.0)
     with pytest.raises(BadInput, match="the cluster at head:1 has no GPU for --device cuda"):
         plan(job)
 

@@ -180,4 +180,4 @@ def test_sheets_are_split_where_they_would_be_too_large():
 
 def test_pictures_are_those_of_a_run_alone(job):
     report, _ = run(replace(job, axis=("steps=2",)))
-    assert read_image(job.output / report.rows[0]["file"]).size == (24, 18)
+    assert read_image(job.output / report.rows[0]["file"]).size == (18, 24)

@@ -22,7 +22,7 @@ from parallel_nst.painting.exact.objective import Measure, RankObjective
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.minimise import Iteration, finish, minimise
 from parallel_nst.painting.gatys.objective import LocalObjective
-from parallel_nst.painting.gatys.optimizers import make_optimizer
+from parallel_nst.painting.gatys.optimizers.choice import make_optimizer
 from parallel_nst.painting.gatys.style import measure_style
 from parallel_nst.painting.mode import Due
 from parallel_nst.painting.planning.scales import FRAME, Framed, Scale

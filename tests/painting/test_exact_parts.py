@@ -1,6 +1,7 @@
 """What an exact step on ranks is made of: ownership, halos and their adjoint, vectors that change hands, previews."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from ranks import on_ranks
 from torch.nn.functional import interpolate
 
+from parallel_nst.files.size import Size
 from parallel_nst.painting.exact.filtered import Broadened
 from parallel_nst.painting.exact.halo import Halo
 from parallel_nst.painting.exact.parts import Part, Resampling, assembled, vector, whole
@@ -17,7 +19,7 @@ from parallel_nst.painting.gatys.half_precision import UNDIVIDED, Vector, extend
 from parallel_nst.painting.gatys.preconditioner import broadened
 from parallel_nst.painting.planning.scales import FRAME, Framed
 from parallel_nst.painting.tiles.geometry import Rect, gather, plan_tiles
-from parallel_nst.painting.tiles.ownership import ALIGNMENT, Ownership, Shard, crossings, deal
+from parallel_nst.painting.tiles.ownership import ALIGNMENT, Ownership, Shard, crossings, deal, dealt
 from parallel_nst.workers.pool import Here
 
 SIZES = [(33, 33), (40, 71), (90, 64)]
@@ -76,6 +78,21 @@ def test_tiles_are_dealt_so_that_the_slowest_is_ready_as_early_as_can_be():
         for second in range(first + 1, len(uneven))
     )
     assert max(loads(deal(uneven, [1.0] * 3))) == best
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_way_of_dealing_is_better(seed):
+    rng = np.random.default_rng(seed)
+    count, ranks = int(rng.integers(3, 9)), 3
+    loads_, speeds = rng.integers(1, 60, count).tolist(), rng.uniform(1, 5, ranks).tolist()
+
+    def time(first):
+        return max(sum(loads_[a:b]) / speed for (a, b), speed in zip(pairwise(first), speeds, strict=True))
+
+    best = min(time((0, one, two, count)) for one in range(1, count - 1) for two in range(one + 1, count))
+    first = dealt(loads_, speeds)
+    assert len(first) == ranks + 1 and all(a < b for a, b in pairwise(first))
+    assert time(first) == pytest.approx(best, rel=1e-9)
 
 
 def test_cores_begin_as_in_memory_of_their_own():
@@ -258,7 +275,7 @@ def test_a_vector_goes_from_any_shards_to_any_others(ranks, grid):
 
 
 def framed(size):
-    return tuple(length + 2 * FRAME for length in size)
+    return Size(*(length + 2 * FRAME for length in size))
 
 
 @pytest.mark.parametrize(("old", "new"), [((20, 10), (33, 15)), ((1, 1), (2, 3)), ((7, 40), (7, 41)), ((9, 9), (9, 9))])
@@ -294,7 +311,7 @@ def test_a_preview_is_the_mean_over_squares_whoever_has_the_pixels(size):
 
 
 def test_a_core_that_is_all_frame_adds_nothing_to_a_preview():
-    reduction = Reduction.of_framed((60, 60))
+    reduction = Reduction.of_framed(Size(60, 60))
     assert reduction.part(torch.zeros(3, FRAME, 60), Rect(0, 0, FRAME, 60)) is None
 
 

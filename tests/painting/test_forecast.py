@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_networks import LAYERS, tiny_backbone, tiny_state
 
+from parallel_nst.files.size import Size
 from parallel_nst.networks.backbones.base import deepest
 from parallel_nst.networks.backbones.loading import load_weights
 from parallel_nst.networks.backbones.registry import BACKBONES
@@ -50,14 +51,14 @@ def reader_of(backbone, dtype=torch.float32):
 def needs_of(recipe, backbone, costs, workers=2, memory=1 << 30, speed=SPEED):
     budget = Budget(workers, memory, costs)
     resolved = resolve(recipe, backbone)
-    plans = plan_scales((200, 160), (200, 160), resolved, budget)
+    plans = plan_scales(Size(160, 200), Size(160, 200), resolved, budget)
     return plans, forecast(plans, resolved, budget, speed)
 
 
 def test_scales_are_those_of_the_plan(backbone, costs):
     plans, needs = needs_of(RECIPE, backbone, costs)
     assert [(s.width, s.height, s.steps, s.tiles) for s in needs.scales] == [
-        (*plan.size, plan.steps, len(plan.tiles)) for plan in plans
+        (plan.size.width, plan.size.height, plan.steps, len(plan.tiles)) for plan in plans
     ]
     assert needs.steps == sum(plan.steps for plan in plans)
     assert needs.halo == deepest(backbone, {**LAYERS.style, **LAYERS.content}).margin

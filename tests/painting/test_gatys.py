@@ -12,7 +12,9 @@ from parallel_nst.networks.backbones.base import deepest
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.minimise import Iteration, Minimum, finish, minimise
 from parallel_nst.painting.gatys.objective import RANGE_WEIGHT, LocalObjective, cotangents, total_loss, weighted_mean
-from parallel_nst.painting.gatys.optimizers import Optimizer, lbfgs, make_optimizer
+from parallel_nst.painting.gatys.optimizers.base import Optimizer
+from parallel_nst.painting.gatys.optimizers.choice import make_optimizer
+from parallel_nst.painting.gatys.optimizers.lbfgs import lbfgs
 from parallel_nst.painting.gatys.style import StyleSums, measure_style
 from parallel_nst.painting.gatys.sums import pull_back
 from parallel_nst.painting.resolved import resolve

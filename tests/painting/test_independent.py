@@ -221,15 +221,15 @@ def test_exchanges_fall_where_they_should_and_every_tile_reports_every_step(pool
     assert sorted(seen) == [(tile, step) for tile in range(2) for step in range(1, 6)]
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        every(2),
-        every(2, PLAIN),
-        every(1, replace(RECIPE, optimizer="adam")),
-        every(2, replace(RECIPE, style_loss="gram")),
-    ],
-)
+EXCHANGING = [
+    every(2),
+    every(2, PLAIN),
+    every(1, replace(RECIPE, optimizer="adam")),
+    every(2, replace(RECIPE, style_loss="gram")),
+]
+
+
+@pytest.mark.parametrize("recipe", EXCHANGING)
 def test_the_same_picture_whatever_the_order(pool, scale, pixels, recipe):
     expected, _ = synchronised(pixels, scale((1, 3), 5), recipe, pool)
     for seed in range(2):
@@ -237,15 +237,7 @@ def test_the_same_picture_whatever_the_order(pool, scale, pixels, recipe):
         assert np.array_equal(result.pixels, expected.pixels) and result.loss == expected.loss
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        every(2),
-        every(2, PLAIN),
-        every(1, replace(RECIPE, optimizer="adam")),
-        every(2, replace(RECIPE, style_loss="gram")),
-    ],
-)
+@pytest.mark.parametrize("recipe", EXCHANGING)
 def test_from_every_exchange_the_run_goes_on_as_if_undisturbed(scale, pixels, recipe):
     cut = scale((1, 3), 7)
     mode = Synchronised(cut, tiny_resolved(recipe), Scattered(SPEC, 2))

@@ -12,20 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from parallel_nst.painting.gatys import half_precision as vectors
-from parallel_nst.painting.gatys import optimizers
 from parallel_nst.painting.gatys.half_precision import rms, stored, wide
-from parallel_nst.painting.gatys.optimizers import (
-    LARGEST_STEP,
-    adam,
-    average_of,
-    averaging,
-    carry_state,
-    lbfgs,
-    make_optimizer,
-    pack,
-    resize_state,
-    unpack,
-)
+from parallel_nst.painting.gatys.optimizers import lbfgs as module
+from parallel_nst.painting.gatys.optimizers.adam import adam
+from parallel_nst.painting.gatys.optimizers.averaging import average_of, averaging
+from parallel_nst.painting.gatys.optimizers.choice import make_optimizer
+from parallel_nst.painting.gatys.optimizers.lbfgs import LARGEST_STEP, lbfgs
+from parallel_nst.painting.gatys.optimizers.states import carry_state, pack, resize_state, unpack
 from parallel_nst.painting.gatys.preconditioner import broadened
 from parallel_nst.recipe import Recipe
 
@@ -166,7 +159,7 @@ def test_after_repeated_failures_it_goes_down_the_gradient_without_pairs():
     optimizer = lbfgs(5)
     _, image, state = run(optimizer, quadratic, GREY, 5)
     accepted = state.accepted.image
-    for _ in range(optimizers.FORGET):
+    for _ in range(module.FORGET):
         image, state = optimizer.step(state, image, math.nan, torch.zeros_like(GREY))
     _, gradient = quadratic(accepted)
     assert state.pairs == () and torch.equal(state.accepted.image, accepted)

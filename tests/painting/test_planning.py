@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
+from parallel_nst.files.size import Size
 from parallel_nst.networks.backbones.base import Layer
 from parallel_nst.painting.planning.cuts import cut_in, sensible_grids
 from parallel_nst.painting.planning.footprint import PIXEL, driver_bytes, exact_bytes, image_copies, optimiser_bytes
@@ -122,7 +123,7 @@ def figures(tiles, workers, kept):
 
 @pytest.mark.parametrize(("height", "width", "workers", "memory"), CASES)
 def test_an_exact_cut_fits_and_is_what_its_tiles_are(height, width, workers, memory):
-    tiling = exact_tiling((height, width), Budget(workers, memory, COSTS), Recipe(), LAYER)
+    tiling = exact_tiling(Size(height, width), Budget(workers, memory, COSTS), Recipe(), LAYER)
     tiles = plan_tiles(height, width, tiling.grid, halo=LAYER.margin, align=LAYER.stride)
     assert tiling.bytes <= memory
     assert tiling.tiles == len(tiles)
@@ -136,7 +137,7 @@ def test_an_exact_cut_fits_and_is_what_its_tiles_are(height, width, workers, mem
 @pytest.mark.parametrize("workers", [1, 4, 13])
 def test_more_memory_is_never_slower_and_enough_of_it_keeps_every_graph(height, width, workers):
     tilings = [
-        exact_tiling((height, width), Budget(workers, int(gib * GIB), COSTS), Recipe(), LAYER)
+        exact_tiling(Size(height, width), Budget(workers, int(gib * GIB), COSTS), Recipe(), LAYER)
         for gib in (1.75, 2.5, 4, 8, 100)
     ]
     slowest = [tiling.slowest for tiling in tilings]
@@ -146,11 +147,11 @@ def test_more_memory_is_never_slower_and_enough_of_it_keeps_every_graph(height, 
 
 
 def test_one_worker_with_memory_takes_the_picture_in_one_piece():
-    assert exact_tiling((1000, 1500), Budget(1, 40 * GIB, COSTS), Recipe(), LAYER).grid == (1, 1)
+    assert exact_tiling(Size(1000, 1500), Budget(1, 40 * GIB, COSTS), Recipe(), LAYER).grid == (1, 1)
 
 
 def test_tiles_share_out_evenly_where_the_picture_allows():
-    tiling = exact_tiling((16384, 16384), Budget(64, 16 * GIB, COSTS), Recipe(), LAYER)
+    tiling = exact_tiling(Size(16384, 16384), Budget(64, 16 * GIB, COSTS), Recipe(), LAYER)
     assert (tiling.grid, tiling.per_worker) == ((8, 8), 1)
 
 
@@ -161,50 +162,50 @@ def test_the_search_is_over_few_cuts():
 
 @pytest.mark.parametrize("grid", [(1, 1), (3, 5)])
 def test_a_given_grid_is_kept(grid):
-    assert exact_tiling((1000, 1500), Budget(4, 8 * GIB, COSTS), Recipe(), LAYER, grid).grid == grid
-    assert independent_tiling((1000, 1500), Budget(4, 8 * GIB, COSTS), Recipe(), NO_HALO, grid).grid == grid
+    assert exact_tiling(Size(1000, 1500), Budget(4, 8 * GIB, COSTS), Recipe(), LAYER, grid).grid == grid
+    assert independent_tiling(Size(1000, 1500), Budget(4, 8 * GIB, COSTS), Recipe(), NO_HALO, grid).grid == grid
 
 
 @pytest.mark.parametrize("name", ["height", "width", "workers"])
 def test_nothing_cannot_be_cut(name):
     sizes = {"height": 10, "width": 10, "workers": 1, name: 0}
     with pytest.raises(ValueError, match=f"{name} is 0"):
-        exact_tiling((sizes["height"], sizes["width"]), Budget(sizes["workers"], GIB, COSTS), Recipe(), LAYER)
+        exact_tiling(Size(sizes["height"], sizes["width"]), Budget(sizes["workers"], GIB, COSTS), Recipe(), LAYER)
 
 
 def test_a_picture_that_does_not_fit_is_told_what_would():
     have = GIB
     with pytest.raises(ValueError, match="however they are cut") as caught:
-        exact_tiling((16384, 8192), Budget(2, have, COSTS), Recipe(), LAYER)
+        exact_tiling(Size(16384, 8192), Budget(2, have, COSTS), Recipe(), LAYER)
     message = str(caught.value)
     assert "\n" not in message
     need = re.search(r"need ([\d.,]+) (MiB|GiB)", message)
     size = re.search(r"size of about (\d+)x(\d+) px", message)
     enough = (float(need[1].replace(",", "")) + (1 if need[2] == "MiB" else 0.1)) * (GIB >> (10 * (need[2] == "MiB")))
-    exact_tiling((16384, 8192), Budget(2, int(enough), COSTS), Recipe(), LAYER)
+    exact_tiling(Size(16384, 8192), Budget(2, int(enough), COSTS), Recipe(), LAYER)
     width, height = int(size[1]), int(size[2])
     assert width / height == pytest.approx(0.5, rel=0.01)
-    exact_tiling((int(height * 0.95), int(width * 0.95)), Budget(2, have, COSTS), Recipe(), LAYER)
+    exact_tiling(Size(int(height * 0.95), int(width * 0.95)), Budget(2, have, COSTS), Recipe(), LAYER)
     with pytest.raises(ValueError):
-        exact_tiling((int(height * 1.1), int(width * 1.1)), Budget(2, have, COSTS), Recipe(), LAYER)
+        exact_tiling(Size(int(height * 1.1), int(width * 1.1)), Budget(2, have, COSTS), Recipe(), LAYER)
 
 
 def test_where_not_one_tile_fits_no_size_is_promised():
     with pytest.raises(ValueError, match=r"give more memory$"):
-        exact_tiling((1000, 1000), Budget(4, GIB // 4, COSTS), Recipe(), LAYER)
+        exact_tiling(Size(1000, 1000), Budget(4, GIB // 4, COSTS), Recipe(), LAYER)
 
 
 def test_tiles_that_were_asked_for_and_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"in 1x2 tiles on 2 workers need .* give more tiles"):
-        exact_tiling((4096, 4096), Budget(2, GIB, COSTS), Recipe(), LAYER, (1, 2))
+        exact_tiling(Size(4096, 4096), Budget(2, GIB, COSTS), Recipe(), LAYER, (1, 2))
     with pytest.raises(ValueError, match=r"in 1x2 tiles on 2 workers need .* give more tiles"):
-        independent_tiling((4096, 4096), Budget(2, GIB, COSTS), Recipe(), NO_HALO, (1, 2))
+        independent_tiling(Size(4096, 4096), Budget(2, GIB, COSTS), Recipe(), NO_HALO, (1, 2))
 
 
 @pytest.mark.parametrize(("height", "width", "workers", "memory"), CASES)
 def test_an_independent_cut_fits_and_occupies_every_worker(height, width, workers, memory):
     recipe = Recipe(tiling=TilingSpec(mode="independent", overlap=48))
-    tiling = independent_tiling((height, width), Budget(workers, memory, COSTS), recipe, NO_HALO)
+    tiling = independent_tiling(Size(height, width), Budget(workers, memory, COSTS), recipe, NO_HALO)
     tiles = plan_tiles(height, width, tiling.grid, overlap=48, align=16)
     room = (height // 128) * (width // 128) >= 2 * workers
     assert tiling.bytes <= memory
@@ -215,7 +216,7 @@ def test_an_independent_cut_fits_and_occupies_every_worker(height, width, worker
 
 def test_an_optimiser_that_remembers_more_leaves_room_for_less():
     fewest = [
-        independent_tiling((4096, 4096), Budget(2, 2 * GIB, COSTS), recipe, NO_HALO).tiles
+        independent_tiling(Size(4096, 4096), Budget(2, 2 * GIB, COSTS), recipe, NO_HALO).tiles
         for recipe in (Recipe(optimizer="adam"), Recipe(history=10), Recipe(history=100))
     ]
     assert fewest == sorted(fewest) and fewest[0] < fewest[-1]
@@ -235,7 +236,7 @@ def test_the_optimiser_is_shared_out_among_the_workers():
 
 def test_an_optimiser_that_remembers_more_leaves_less_room_for_graphs():
     kept = [
-        exact_tiling((4096, 4096), Budget(2, 12 * GIB, COSTS), Recipe(history=history), LAYER, (4, 4)).kept
+        exact_tiling(Size(4096, 4096), Budget(2, 12 * GIB, COSTS), Recipe(history=history), LAYER, (4, 4)).kept
         for history in (5, 10, 20)
     ]
     assert kept == sorted(kept, reverse=True) and kept[0] > kept[-1]
@@ -286,7 +287,7 @@ def test_a_worker_takes_about_what_was_predicted(memory):
     layers = backbone_entry("embedded").layers
     layer = deepest(backbone, {**layers.style, **layers.content})
     costs = profile(backbone, layers.style, layers.content, torch.float32)
-    tiling = exact_tiling((1024, 1024), Budget(1, memory, costs), Recipe(history=3), layer)
+    tiling = exact_tiling(Size(1024, 1024), Budget(1, memory, costs), Recipe(history=3), layer)
     arguments = (1024, 1024, *tiling.grid, tiling.kept)
     run = subprocess.run([sys.executable, "-c", WORKER, *map(str, arguments)], check=True, capture_output=True)
     assert 0.6 < int(run.stdout) / tiling.bytes < 1.15

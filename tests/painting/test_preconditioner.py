@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from parallel_nst.painting.gatys.half_precision import rms
-from parallel_nst.painting.gatys.optimizers import adam, lbfgs
+from parallel_nst.painting.gatys.optimizers.adam import adam
+from parallel_nst.painting.gatys.optimizers.lbfgs import lbfgs
 from parallel_nst.painting.gatys.preconditioner import GRID, REACH, SHARP, STRENGTH, broadened
 from parallel_nst.painting.tiles.geometry import Rect, grow
 

@@ -10,6 +10,7 @@ import pytest
 from scattered import Scattered
 from tiny_networks import LAYERS, tiny_resolved, tiny_state
 
+from parallel_nst.files.size import Size
 from parallel_nst.painting.planning.scales import FRAME, Framed, Scale, ScalePlan
 from parallel_nst.painting.scale_run import RunCallbacks, ScaleRun
 from parallel_nst.painting.style_targets import MeasureStyle
@@ -54,7 +55,7 @@ class Seen:
 def plan(recipe, steps, grid=(1, 3)):
     halo = {"halo": 12} if recipe.tiling.mode == "exact" else {"overlap": 8}
     tiles = plan_tiles(HEIGHT + 2 * FRAME, WIDTH + 2 * FRAME, grid, align=4, **halo)
-    return ScalePlan((WIDTH, HEIGHT), (40, 40), steps, tiles, recipe.tiling.mode == "exact", 1)
+    return ScalePlan(Size(HEIGHT, WIDTH), Size(40, 40), steps, tiles, recipe.tiling.mode == "exact", 1)
 
 
 @pytest.fixture(scope="module")

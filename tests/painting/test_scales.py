@@ -8,6 +8,7 @@ import torch
 from tiny_networks import LAYERS, tiny_backbone, tiny_state
 
 from parallel_nst.files.images import Picture
+from parallel_nst.files.size import Size
 from parallel_nst.networks.backbones.base import deepest
 from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.painting.planning.profile import profile
@@ -17,6 +18,7 @@ from parallel_nst.painting.planning.scales import (
     final_size,
     first_image,
     framed,
+    framed_size,
     most_tiles,
     plan_scales,
     settled,
@@ -40,7 +42,7 @@ def budget(workers=2, memory=PLENTY):
 
 
 def plans(size, recipe=RECIPE, style=(50, 50), **more):
-    return plan_scales(size, style, resolve(recipe, tiny_backbone()), budget(**more))
+    return plan_scales(Size(*size), Size(*style), resolve(recipe, tiny_backbone()), budget(**more))
 
 
 def pixels_of(height, width, seed=0):
@@ -75,33 +77,33 @@ def test_inside_a_picture_nothing_is_copied():
 
 def test_frames_come_off_as_they_went_on():
     pixels = pixels_of(17, 23)
-    assert np.array_equal(unframed(framed(pixels, (23, 17)).whole), pixels)
+    assert np.array_equal(unframed(framed(pixels, Size(17, 23)).whole), pixels)
 
 
 def test_only_a_picture_of_another_size_is_resized():
     pixels = pixels_of(17, 23)
     everything = Rect(FRAME, FRAME, FRAME + 17, FRAME + 23)
-    assert np.shares_memory(framed(pixels, (23, 17)).read(everything), pixels)
-    assert framed(pixels, (46, 34)).size == (34 + 2 * FRAME, 46 + 2 * FRAME)
+    assert np.shares_memory(framed(pixels, Size(17, 23)).read(everything), pixels)
+    assert framed(pixels, Size(34, 46)).size == (34 + 2 * FRAME, 46 + 2 * FRAME)
 
 
 # Sizes, steps, layers, the first image
 
 
 def test_coarse_scales_are_whole_and_the_finest_is_in_tiles():
-    coarse, fine = plans((400, 300))
-    assert (coarse.size, len(coarse.tiles), coarse.steps, coarse.exact) == ((34, 26), 1, 3, True)
-    assert (fine.size, len(fine.tiles), fine.steps, fine.exact) == ((48, 36), 4, 2, True)
+    coarse, fine = plans((300, 400))
+    assert (coarse.size, len(coarse.tiles), coarse.steps, coarse.exact) == ((26, 34), 1, 3, True)
+    assert (fine.size, len(fine.tiles), fine.steps, fine.exact) == ((36, 48), 4, 2, True)
     assert (coarse.style_size, fine.style_size) == ((34, 34), (48, 48))
 
 
 def test_scales_above_the_threshold_are_in_tiles_too():
     recipe = replace(RECIPE, tiling=replace(RECIPE.tiling, whole=20))
-    assert [len(plan.tiles) for plan in plans((400, 300), recipe)] == [4, 4]
+    assert [len(plan.tiles) for plan in plans((300, 400), recipe)] == [4, 4]
 
 
 def test_without_a_number_of_tiles_a_small_picture_stays_whole():
-    assert [len(plan.tiles) for plan in plans((400, 300), replace(RECIPE, size=40, tiling=TilingSpec(whole=40)))] == [
+    assert [len(plan.tiles) for plan in plans((300, 400), replace(RECIPE, size=40, tiling=TilingSpec(whole=40)))] == [
         1,
         1,
     ]
@@ -109,33 +111,33 @@ def test_without_a_number_of_tiles_a_small_picture_stays_whole():
 
 def test_full_takes_the_contents_own_size():
     recipe = replace(RECIPE, size=0)
-    assert plans((123, 45), recipe)[-1].size == final_size((123, 45), recipe) == (123, 45)
+    assert plans((45, 123), recipe)[-1].size == final_size(Size(45, 123), recipe) == (45, 123)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4000, 3), (3, 4000), (640, 480)])
 def test_the_finest_scale_has_the_final_size(size):
-    assert plans(size)[-1].size == final_size(size, RECIPE)
+    assert plans(size)[-1].size == final_size(Size(*size), RECIPE)
 
 
 def test_a_style_is_never_enlarged_unless_asked_to_be():
-    assert [p.style_size for p in plans((400, 300), style=(40, 20))] == [(34, 17), (40, 20)]
-    assert [p.style_size for p in plans((400, 300), style=(9, 12))] == [(9, 12), (9, 12)]
+    assert [p.style_size for p in plans((300, 400), style=(20, 40))] == [(17, 34), (20, 40)]
+    assert [p.style_size for p in plans((300, 400), style=(12, 9))] == [(12, 9), (12, 9)]
     asked = replace(RECIPE, style_size=48)
-    assert [p.style_size for p in plans((400, 300), asked, style=(40, 20))] == [(34, 17), (48, 24)]
+    assert [p.style_size for p in plans((300, 400), asked, style=(20, 40))] == [(17, 34), (24, 48)]
 
 
 def test_style_size_is_its_own():
-    assert [p.style_size for p in plans((400, 300), replace(RECIPE, style_size=96))] == [(68, 68), (96, 96)]
+    assert [p.style_size for p in plans((300, 400), replace(RECIPE, style_size=96))] == [(68, 68), (96, 96)]
 
 
 def test_the_scale_of_the_style_multiplies_its_size_at_every_scale():
     half, twice = (replace(RECIPE, style_scale=factor) for factor in (0.5, 2.0))
-    assert [p.style_size for p in plans((400, 300), half)] == [(17, 17), (24, 24)]
-    assert [p.style_size for p in plans((400, 300), twice, style=(40, 20))] == [(68, 34), (80, 40)]
+    assert [p.style_size for p in plans((300, 400), half)] == [(17, 17), (24, 24)]
+    assert [p.style_size for p in plans((300, 400), twice, style=(20, 40))] == [(34, 68), (40, 80)]
 
 
 def test_work_counts_every_px_that_is_read():
-    plan = plans((400, 300))[-1]
+    plan = plans((300, 400))[-1]
     assert plan.work == plan.steps * sum(tile.read.area for tile in plan.tiles)
 
 
@@ -155,10 +157,10 @@ def test_the_first_image_is_what_was_asked_for():
     content, style = Picture(np.full((9, 8, 3), 0.25, np.float32)), Picture(np.full((5, 5, 3), 0.75, np.float32))
     sources = SourcePictures(content, [style], Picture(np.full((3, 7, 3), 0.5, np.float32)))
     for init, value in (("content", 0.25), ("style", 0.75), ("other.png", 0.5)):
-        image = first_image(sources, replace(RECIPE, init=init), (20, 30))
+        image = first_image(sources, replace(RECIPE, init=init), Size(30, 20))
         assert image.shape == (30, 20, 3)
         np.testing.assert_allclose(image, value, atol=1e-6)
-    noise = [first_image(sources, replace(RECIPE, init="noise", seed=seed), (20, 30)) for seed in (1, 1, 2)]
+    noise = [first_image(sources, replace(RECIPE, init="noise", seed=seed), Size(30, 20)) for seed in (1, 1, 2)]
     assert np.array_equal(noise[0], noise[1]) and not np.array_equal(noise[0], noise[2])
     assert noise[0].min() >= 0 and noise[0].max() <= 1 and noise[0].std() > 0.1 and noise[0].dtype == np.float32
 
@@ -167,7 +169,7 @@ def test_the_first_image_is_what_was_asked_for():
 
 
 def test_tiles_lie_where_the_picture_has_its_borders():
-    tiles = plans((400, 300))[-1].picture_tiles
+    tiles = plans((300, 400))[-1].picture_tiles
     rows, columns = borders(tiles)
     assert len(rows) == len(columns) == 1
     assert abs(rows[0] - 18) <= 2 and abs(columns[0] - 24) <= 2
@@ -176,8 +178,8 @@ def test_tiles_lie_where_the_picture_has_its_borders():
 @pytest.mark.parametrize("workers", [1, 3, 8])
 def test_exact_tiles_have_the_halo_that_the_layers_ask_for(workers):
     recipe = replace(LARGE, tiling=TilingSpec(whole=300))
-    for plan in plans((900, 700), recipe, workers=workers):
-        height, width = plan.size[1] + 2 * FRAME, plan.size[0] + 2 * FRAME
+    for plan in plans((700, 900), recipe, workers=workers):
+        height, width = framed_size(plan.size)
         assert plan.exact and plan.kept >= 1
         for tile in plan.tiles:
             assert tile.core.top % LAYER.stride == tile.core.left % LAYER.stride == 0
@@ -187,30 +189,30 @@ def test_exact_tiles_have_the_halo_that_the_layers_ask_for(workers):
 
 
 def test_independent_tiles_share_their_overlap_and_have_no_halo():
-    *_, fine = plans((900, 700), LARGE, workers=4)
+    *_, fine = plans((700, 900), LARGE, workers=4)
     assert not fine.exact and len(fine.tiles) >= 4
     first, second = fine.tiles[:2]
     assert first.write.right - second.write.left == 16
     assert all(tile.read.area >= tile.write.area for tile in fine.tiles)
-    assert [plan.exact for plan in plans((900, 700), LARGE)] == [True, False, False, False]
+    assert [plan.exact for plan in plans((700, 900), LARGE)] == [True, False, False, False]
 
 
 @pytest.mark.parametrize("mode", ["exact", "independent"])
 def test_less_memory_makes_smaller_tiles_and_too_little_is_one_line(mode):
     recipe = replace(LARGE, scales=1, tiling=replace(LARGE.tiling, mode=mode))
-    (roomy,), (tight,) = (plans((900, 700), recipe, workers=1, memory=memory) for memory in (PLENTY, 500 << 20))
+    (roomy,), (tight,) = (plans((700, 900), recipe, workers=1, memory=memory) for memory in (PLENTY, 500 << 20))
     assert max(t.read.area for t in tight.tiles) < max(t.read.area for t in roomy.tiles)
     with pytest.raises(ValueError, match="more memory") as caught:
-        plans((900, 700), recipe, memory=100 << 20)
+        plans((700, 900), recipe, memory=100 << 20)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("tiles", ["auto", "1", "5", "2x3"])
 @pytest.mark.parametrize("mode", ["exact", "independent"])
-@pytest.mark.parametrize("size", [(900, 700), (300, 3), (200, 100)])
+@pytest.mark.parametrize("size", [(700, 900), (3, 300), (100, 200)])
 def test_no_scale_has_more_tiles_than_were_announced(tiles, mode, size):
     recipe = replace(LARGE, size=0, tiling=replace(LARGE.tiling, tiles=tiles, mode=mode))
-    most = most_tiles(size, recipe)
+    most = most_tiles(Size(*size), recipe)
     assert (most is None) == (tiles == "auto" and max(size) > recipe.tiling.whole)
     if most is not None:
         assert max(len(plan.tiles) for plan in plans(size, recipe)) <= most
@@ -218,14 +220,14 @@ def test_no_scale_has_more_tiles_than_were_announced(tiles, mode, size):
 
 def test_independent_tiles_that_were_chosen_are_written_down():
     def settle(recipe, workers=3):
-        return settled((900, 700), resolve(recipe, tiny_backbone()), budget(workers)).recipe
+        return settled(Size(700, 900), resolve(recipe, tiny_backbone()), budget(workers)).recipe
 
     found = settle(LARGE)
     assert found.tiling.tiles != "auto" and replace(found, tiling=replace(found.tiling, tiles="auto")) == LARGE
     assert settle(found) == found
-    here = plans((900, 700), LARGE, workers=3)[-1].tiles
-    assert plans((900, 700), found, workers=1)[-1].tiles == here
-    assert plans((900, 700), LARGE, workers=12)[-1].tiles != here
+    here = plans((700, 900), LARGE, workers=3)[-1].tiles
+    assert plans((700, 900), found, workers=1)[-1].tiles == here
+    assert plans((700, 900), LARGE, workers=12)[-1].tiles != here
     for other in (
         TilingSpec(mode="exact"),
         TilingSpec(mode="independent", tiles="3"),

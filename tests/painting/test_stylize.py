@@ -11,10 +11,11 @@ from tiny_networks import LAYERS, tiny_backbone, tiny_state
 
 from parallel_nst.errors import BadInput
 from parallel_nst.files.images import Picture
+from parallel_nst.files.size import Size
 from parallel_nst.painting import style_targets as module
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.objective import LocalObjective
-from parallel_nst.painting.gatys.optimizers import make_optimizer
+from parallel_nst.painting.gatys.optimizers.choice import make_optimizer
 from parallel_nst.painting.gatys.style import mixed
 from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.scales import FRAME, framed
@@ -175,7 +176,7 @@ def test_from_every_snapshot_of_every_scale_the_run_ends_in_the_same_picture(poo
 
 @pytest.mark.parametrize("size", [(70, 45), (33, 90), (1, 1)])
 def test_a_large_style_is_measured_in_tiles_as_in_one_piece(monkeypatch, size):
-    style = framed(picture(*size).pixels, size)
+    style = framed(picture(*size).pixels, Size(*size[::-1]))
     worker = Worker(DOUBLE)
     backbone = worker.backbone("embedded")
     whole = measured_style(style, resolve(RECIPE, backbone), SerialPool(DOUBLE))
@@ -191,15 +192,15 @@ def test_a_large_style_is_measured_in_tiles_as_in_one_piece(monkeypatch, size):
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
 def test_the_next_scale_begins_with_the_image_and_the_state_of_the_last(optimizer):
-    pixels = framed(picture(20, 30).pixels, (20, 30)).whole
+    pixels = framed(picture(20, 30).pixels, Size(30, 20)).whole
     image = torch.from_numpy(pixels)[None]
     step = make_optimizer(Recipe(optimizer=optimizer))
     state = step.init(image)
     for factor in (1.0, 0.5):
         image, state = step.step(state, image, factor, factor * image.clone())
-    larger = enlarged(pixels, (40, 60))
+    larger = enlarged(pixels, Size(60, 40))
     assert larger.shape == (3, 60 + 2 * FRAME, 40 + 2 * FRAME) and larger.dtype == np.float32
-    assert enlarged(pixels, (20, 30)) is pixels
+    assert enlarged(pixels, Size(30, 20)) is pixels
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
@@ -210,10 +211,10 @@ def test_the_loss_of_a_whole_picture_does_not_ask_how_it_was_painted(recipe):
     backbone = worker.backbone("embedded")
     resolved, reader = resolve(recipe, backbone), FeatureReader(backbone, LAYERS, torch.float64)
     targets = measured_style(framed(style.pixels, style.size), resolved, pool)
-    features = reader.read_content(worker.image(framed(content.pixels, (48, 36)).whole))
+    features = reader.read_content(worker.image(framed(content.pixels, Size(36, 48)).whole))
     tile = whole_tile(36 + 2 * FRAME, 48 + 2 * FRAME)
     local = LocalObjective(reader, resolved, targets, features, tile)
-    expected = local.value(worker.image(framed(generated.pixels, (48, 36)).whole))
+    expected = local.value(worker.image(framed(generated.pixels, Size(36, 48)).whole))
     assert whole_loss(content, style, generated, recipe, pool) == pytest.approx(expected, rel=1e-9)
 
 
@@ -228,7 +229,7 @@ def test_the_loss_of_a_whole_picture_tells_better_from_worse(pool):
 
 def test_targets_of_several_styles_are_the_mean_of_theirs(pool):
     resolved = resolve(RECIPE, tiny_backbone())
-    one, two = (measured_style(framed(picture(seed=seed).pixels, (40, 30)), resolved, pool) for seed in (1, 2))
+    one, two = (measured_style(framed(picture(seed=seed).pixels, Size(30, 40)), resolved, pool) for seed in (1, 2))
     both = mixed([one, two], [3.0, 1.0])
     for name in LAYERS.style:
         torch.testing.assert_close(both.grams[name], 0.75 * one.grams[name] + 0.25 * two.grams[name])

@@ -14,20 +14,11 @@ from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.networks.backbones.squeezenet import SqueezeNet
 from parallel_nst.networks.backbones.vgg import VGG
 from parallel_nst.networks.weights.states import read_state
-from parallel_nst.training.distill import (
-    Distiller,
-    DistillSettings,
-    NormalisedStudent,
-    batches,
-    distill,
-    export,
-    gram_gap,
-    learning_rate,
-    load_photos,
-    random_crop,
-    recoloured,
-    split,
-)
+from parallel_nst.training.distill.distiller import Distiller, gram_gap
+from parallel_nst.training.distill.loop import distill, export, learning_rate
+from parallel_nst.training.distill.photographs import batches, load_photos, random_crop, recoloured, split
+from parallel_nst.training.distill.settings import DistillSettings
+from parallel_nst.training.distill.student import NormalisedStudent
 
 SETTINGS = DistillSettings(
     teacher="squeezenet",
@@ -44,7 +35,7 @@ FIRE = (("relu2_2", "relu1"), ("relu3_2", "fire3"), ("relu4_2", "fire6"), ("relu
 
 @pytest.fixture(autouse=True)
 def few_batches_to_measure(monkeypatch):
-    monkeypatch.setattr("parallel_nst.training.distill.MEASURED", 2)
+    monkeypatch.setattr("parallel_nst.training.distill.loop.MEASURED", 2)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +138,7 @@ def test_the_loop_does_what_its_settings_say(teacher, photos, tmp_path):
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(teacher, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("parallel_nst.training.distill.CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr("parallel_nst.training.distill.loop.CHECKPOINT_EVERY", 2)
     undisturbed = distill(SETTINGS, photos, teacher, tmp_path / "a")
 
     def stop(status, *_):
@@ -155,7 +146,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(teacher, photos, tmp_path, mo
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("parallel_nst.training.distill.tell", stop)
+        patched.setattr("parallel_nst.training.distill.loop.tell", stop)
         distill(SETTINGS, photos, teacher, tmp_path / "b")
     resumed = distill(SETTINGS, photos, teacher, tmp_path / "b")
     torch.testing.assert_close(resumed.state_dict(), undisturbed.state_dict(), rtol=0, atol=0)

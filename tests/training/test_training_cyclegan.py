@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from lessons import step_on
 
 from parallel_nst.networks.discriminators import patchgan
 from parallel_nst.training.cyclegan import CycleGAN, PicturePool, distance, share_at, squared
@@ -43,12 +44,7 @@ def train(built, steps, batch=None):
     for step in range(steps):
         chosen = batch or pictures(2, seed=step, dtype=torch.float32)
         for phase in built.phases:
-            losses = phase.module(chosen)
-            phase.optimizer.zero_grad()
-            losses["total"].backward()
-            phase.optimizer.step()
-            phase.schedule.step()
-            totals.append(float(losses["total"].detach()))
+            totals.append(step_on(phase, chosen))
     return totals
 
 

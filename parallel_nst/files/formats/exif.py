@@ -12,6 +12,8 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
+from parallel_nst.files.size import Size
+
 _MARK = "# parallel_nst settings\n"
 _COMMENT = int(ExifTags.Base.UserComment)
 _ORIENTATION = int(ExifTags.Base.Orientation)
@@ -121,10 +123,8 @@ def tidy(exif: Image.Exif) -> bytes | None:
     return exif.tobytes() if set(exif) - {_ORIENTATION} else None
 
 
-def stamped(
-    block: bytes | None, size: tuple[int, int], dpi: tuple[float, float] | None, settings: str | None
-) -> Image.Exif:
-    """The block for a file of `size` (width, height) px: trimmed, right in size and dpi, with settings."""
+def stamped(block: bytes | None, size: Size, dpi: tuple[float, float] | None, settings: str | None) -> Image.Exif:
+    """The block for a file of this size: trimmed, right in size and dpi, with settings."""
     exif = load(block)
     trim(exif)
     if dpi:
@@ -132,7 +132,7 @@ def stamped(
             exif[tag] = value
     if ExifTags.IFD.Exif in exif:
         details = exif.get_ifd(ExifTags.IFD.Exif)
-        details.update({tag: n for tag, n in zip(_EXTENT, size, strict=True) if tag in details})
+        details.update({tag: n for tag, n in zip(_EXTENT, (size.width, size.height), strict=True) if tag in details})
     if settings is not None:
         details = exif.get_ifd(ExifTags.IFD.Exif)
         details[_COMMENT] = _as_comment(_MARK + settings)

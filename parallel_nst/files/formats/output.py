@@ -12,6 +12,7 @@ from PIL import Image
 from parallel_nst.files.formats import icc, pillow, png, tiff
 from parallel_nst.files.formats.exif import clean_dpi, has_comment, stamped
 from parallel_nst.files.formats.raster import Raster
+from parallel_nst.files.size import Size
 
 _DEEP = ("PNG", "TIFF")
 _OPAQUE = ("JPEG", "BMP")
@@ -47,7 +48,7 @@ def pack(raster: Raster, form: str, settings: str | None) -> Parcel:
         notes += [f"16 bit reduced to 8: {form}"]
     samples = _rounded(values, raster.depth > 8 and form in _DEEP)
     parcel = Parcel(form, samples, raster.icc, Image.Exif(), clean_dpi(raster.dpi), notes=tuple(notes))
-    return _with_metadata(_with_profile(parcel), raster.exif, (width, height), settings)
+    return _with_metadata(_with_profile(parcel), raster.exif, Size(height, width), settings)
 
 
 def _on_white(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -76,7 +77,7 @@ def _with_profile(parcel: Parcel) -> Parcel:
     return replace(parcel, samples=samples, icc=None, notes=(*parcel.notes, note))
 
 
-def _with_metadata(parcel: Parcel, block: bytes | None, size: tuple[int, int], settings: str | None) -> Parcel:
+def _with_metadata(parcel: Parcel, block: bytes | None, size: Size, settings: str | None) -> Parcel:
     """Put EXIF and settings where the format has room for them."""
     if parcel.form == "BMP":
         lost = [name for name, value in (("EXIF", block), ("settings", settings)) if value]

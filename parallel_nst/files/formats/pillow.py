@@ -13,6 +13,7 @@ from PIL import Image
 from parallel_nst.files.formats.exif import Survey, clean_dpi, settings_of, survey
 from parallel_nst.files.formats.icc import cmyk_to_srgb, lab_to_srgb
 from parallel_nst.files.formats.raster import Raster, check_pixels
+from parallel_nst.files.size import Size
 
 TEXT_KEY = "parallel_nst"
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
@@ -25,10 +26,10 @@ def opened(path: Path) -> Image.Image:
     return Image.open(path, formats=FORMATS)
 
 
-def size(path: Path) -> tuple[int, int]:
-    """(width, height) of the header. Call within `quiet`; damaged files raise whatever Pillow raises."""
+def size(path: Path) -> Size:
+    """Of the header. Call within `quiet`; damaged files raise whatever Pillow raises."""
     with opened(path) as image:
-        return image.size
+        return Size(image.height, image.width)
 
 
 def read(path: Path, limit: int | None) -> Raster:
@@ -37,7 +38,7 @@ def read(path: Path, limit: int | None) -> Raster:
     A TIFF comes back upright and without EXIF: Pillow turns it while loading.
     """
     with opened(path) as image:
-        check_pixels(image.size, limit)
+        check_pixels(Size(image.height, image.width), limit)
         image.load()
         rgb, notes = _displayable(image)
         samples = np.asarray(rgb).astype(np.float32)

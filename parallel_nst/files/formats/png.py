@@ -19,6 +19,7 @@ from PIL import Image
 
 from parallel_nst.files.formats.pillow import TEXT_KEY, describe
 from parallel_nst.files.formats.raster import Raster, UnreadablePicture, check_pixels, decode_by_opencv
+from parallel_nst.files.size import Size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER_END = len(SIGNATURE) + 25
@@ -36,7 +37,7 @@ def read_deep(path: Path, limit: int | None) -> Raster:
     Pillow reads the whole file as well: it finds metadata behind the pixels and notices what is cut off.
     """
     with Image.open(path, formats=["PNG"]) as image:
-        check_pixels(image.size, limit)
+        check_pixels(Size(image.height, image.width), limit)
         image.load()
         samples = _samples(path.read_bytes(), image.info.get("transparency"))
         return describe(image, samples, depth=16)

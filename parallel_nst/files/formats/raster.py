@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from parallel_nst.errors import BadInput
+from parallel_nst.files.size import Size
 
 _pillow = threading.Lock()
 
@@ -70,11 +71,10 @@ def decode_by_opencv(data: NDArray[np.uint8]) -> NDArray[Any] | None:
         cv2.utils.logging.setLogLevel(level)
 
 
-def check_pixels(size: tuple[int, int], limit: int | None) -> None:
+def check_pixels(size: Size, limit: int | None) -> None:
     """Refuse a header that promises more than `limit` pixels (None: no limit), before anything is decoded."""
-    width, height = size
-    if limit is not None and width * height > limit:
+    if limit is not None and size.area > limit:
         raise UnreadablePicture(
-            f"{width}x{height} is {width * height} pixels, above the limit of {limit}: "
-            f"pass --max-pixels {width * height} if you trust the file"
+            f"{size} is {size.area} pixels, above the limit of {limit}: "
+            f"pass --max-pixels {size.area} if you trust the file"
         )

@@ -22,6 +22,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from parallel_nst.files.formats import pillow
 from parallel_nst.files.formats.exif import survey
 from parallel_nst.files.formats.raster import Raster, UnreadablePicture, check_pixels, decode_by_opencv
+from parallel_nst.files.size import Size
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ICC = 34675
@@ -34,18 +35,18 @@ _FLOAT_SLACK = 1e-3  # rounding of an export; a real highlight lies far above 1
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
-def size(path: Path) -> tuple[int, int]:
-    """(width, height) of the first page. Call within `quiet`; damaged files raise whatever the decoder raises."""
+def size(path: Path) -> Size:
+    """Of the first page. Call within `quiet`; damaged files raise whatever the decoder raises."""
     with tifffile.TiffFile(path) as tif:
         page = tif.pages.first
-        return page.imagewidth, page.imagelength
+        return Size(page.imagelength, page.imagewidth)
 
 
 def read(path: Path, limit: int | None) -> Raster:
     """Decode the first page. Call within `quiet`; damaged files raise whatever the decoder raises."""
     with tifffile.TiffFile(path) as tif:
         page = tif.pages.first
-        check_pixels((page.imagewidth, page.imagelength), limit)
+        check_pixels(Size(page.imagelength, page.imagewidth), limit)
         _check_whole(page, tif.filehandle.size)
         found = survey(lambda: _exif(tif, page))
         raster = _deep(path, page, found.orientation) if _is_deep(page) else _shallow(path, limit)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from parallel_nst.errors import BadInput
 from parallel_nst.files.images import Picture, fit, resize
+from parallel_nst.files.size import Size
 from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.networks.generators.base import Edges, Generator
 from parallel_nst.networks.generators.published import build_generator
@@ -141,7 +142,7 @@ class GatysStylizer:
         costs = profile(backbone, layers.style, layers.content, getattr(torch, worker.spec.dtype))
 
         def paint(picture: Picture) -> Painted:
-            width, height = final_size(picture.size, self.recipe)
+            height, width = final_size(picture.size, self.recipe)
             budget = Budget(1, worker_share(self.memory, height, width, 1), costs)
             made = paint_picture(
                 SourcePictures(picture, [self.style]), settled(picture.size, resolved, budget), pool, budget
@@ -151,14 +152,14 @@ class GatysStylizer:
         return lambda pictures: [paint(picture) for picture in pictures]
 
 
-def check_room(size: tuple[int, int], longest: int, memory: int) -> None:
+def check_room(size: Size, longest: int, memory: int) -> None:
     """BadInput for a picture that will not be held in `memory` bytes once its longer side is `longest` px."""
-    width, height = fit(size, longest) if longest else size
-    if PICTURE * width * height > memory:
-        raise BadInput(f"size {width}x{height} px is more than the memory of a worker holds; give a smaller --size")
+    needed = fit(size, longest) if longest else size
+    if PICTURE * needed.area > memory:
+        raise BadInput(f"size {needed} px is more than the memory of a worker holds; give a smaller --size")
 
 
 def scaled(pixels: np.ndarray, longest: int) -> np.ndarray:
     """(H, W, 3) with its longer side brought to `longest` px; 0: as it is."""
-    size = (pixels.shape[1], pixels.shape[0])
+    size = Size(*pixels.shape[:2])
     return pixels if longest in (0, max(size)) else resize(pixels, fit(size, longest))

@@ -10,6 +10,7 @@ from pathlib import Path
 from parallel_nst.errors import BadInput, message_of
 from parallel_nst.files.digests import file_digest
 from parallel_nst.files.images import Picture, read_image, write_image
+from parallel_nst.files.size import Size
 from parallel_nst.jobs.batch.pending import input_state
 from parallel_nst.jobs.batch.stamps import Settings, Stamp, stamp_of, stamp_text
 from parallel_nst.jobs.batch.stylizers import Painted, PaintPictures, Stylizer
@@ -88,7 +89,7 @@ def paint_files(
     files: Sequence[FileWork], together: int, paint: PaintPictures, writing: Writing
 ) -> Iterator[tuple[int, FileOutcome]]:
     """Outcomes by number, pictures of one size painted together, `together` px at most or a single one."""
-    waiting: dict[tuple[int, int], list[Opened]] = {}
+    waiting: dict[Size, list[Opened]] = {}
     for number, work in enumerate(files):
         opened = open_file(number, work, writing)
         if isinstance(opened, FileOutcome):
@@ -108,7 +109,7 @@ def paint_files(
 
 def area(group: Sequence[Opened]) -> int:
     """Px of pictures of one size."""
-    return len(group) * group[0].picture.size[0] * group[0].picture.size[1] if group else 0
+    return len(group) * group[0].picture.size.area if group else 0
 
 
 def open_file(number: int, work: FileWork, writing: Writing) -> Opened | FileOutcome:
@@ -121,7 +122,7 @@ def open_file(number: int, work: FileWork, writing: Writing) -> Opened | FileOut
         digest = file_digest(work.source)
         known = FileOutcome(digest=digest, size=size, modified=modified)
         if stamp_of(work.output) == (digest, writing.recipe) and (size_there := whole_size(work.output)):
-            return replace(known, width=size_there[0], height=size_there[1])
+            return replace(known, width=size_there.width, height=size_there.height)
         picture = read_image(work.source, max_pixels=writing.max_pixels)
     except Exception as error:
         return FileOutcome(message_of(error), seconds=time.perf_counter() - began)
@@ -129,8 +130,8 @@ def open_file(number: int, work: FileWork, writing: Writing) -> Opened | FileOut
     return Opened(number, picture, replace(known, notes=notes, seconds=time.perf_counter() - began))
 
 
-def whole_size(output: Path) -> tuple[int, int] | None:
-    """Width and height in px of a picture that can be read to its end; None where it cannot."""
+def whole_size(output: Path) -> Size | None:
+    """Of a picture that can be read to its end; None where it cannot."""
     try:
         return read_image(output, max_pixels=ANY_SIZE).size
     except (OSError, ValueError, MemoryError):
@@ -171,7 +172,7 @@ def write_file(output: Path, painted: Painted, outcome: FileOutcome, writing: Wr
         lost = write_image(output, painted.picture, settings=text, quality=writing.quality)
     except Exception as error:
         return replace(outcome, error=message_of(error), seconds=outcome.seconds + time.perf_counter() - began)
-    width, height = painted.picture.size
+    height, width = painted.picture.size
     return replace(
         outcome,
         width=width,

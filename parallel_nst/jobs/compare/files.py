@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from parallel_nst.errors import BadInput
 from parallel_nst.files.images import check_output
 from parallel_nst.files.whole_files import told_in_one_line, write_whole
 from parallel_nst.jobs.compare.page import page
@@ -28,7 +29,7 @@ def output_folder(folder: Path, inputs: tuple[Path, ...]) -> Iterator[None]:
     try:
         for name in (CSV, JSON, PLOT, PAGE):
             if any((folder / name).exists() and path.exists() and path.samefile(folder / name) for path in inputs):
-                raise ValueError(f"{folder / name}: would overwrite an input: choose another output")
+                raise BadInput(f"{folder / name}: would overwrite an input: choose another output")
         check_output(folder / PLOT)
         yield
     finally:
@@ -45,7 +46,7 @@ def make_folder(folder: Path) -> bool:
         folder.mkdir()
     except OSError as error:
         reason = "not a folder" if folder.exists() else f"the folder cannot be made ({error.strerror})"
-        raise ValueError(f"{folder}: {reason}: choose another output") from None
+        raise BadInput(f"{folder}: {reason}: choose another output") from None
     return True
 
 

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parallel_nst.files.images import Picture, fit, read_image, resize
+from parallel_nst.errors import BadInput
+from parallel_nst.files.images import Picture, read_image, shrunk
+from parallel_nst.files.size import Size
 from parallel_nst.jobs.compare.outlook import outlook
 from parallel_nst.jobs.compare.records import (
     AMPLIFIED,
@@ -32,7 +34,7 @@ from parallel_nst.jobs.machine import PeakMemory, release_memory, this_machine
 from parallel_nst.jobs.requests.compare import CompareJob
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.networks.weights.states import State
-from parallel_nst.painting.planning.scales import FRAME
+from parallel_nst.painting.planning.scales import FRAME, final_size, framed_size
 from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.scale_run import OnStatus, RunCallbacks
 from parallel_nst.painting.stylize import Stylised, stylize, whole_loss
@@ -116,11 +118,11 @@ def prepared(job: CompareJob, notify: Callable[[str], None]) -> Scene:
     for path, picture in ((job.content, content), (job.style, style)):
         if picture.note:
             notify(f"{path}: {picture.note}")
-    size = fit(content.size, recipe.size or max(content.size))
+    size = final_size(content.size, recipe)
     tiles = laid_tiles(size, recipe, weights)
     if len(tiles) < 2:
         asked = recipe.tiling.tiles
-        raise ValueError(f"tiles is {asked!r}, which is one tile on {size[0]}x{size[1]} px; give more to compare")
+        raise BadInput(f"tiles is {asked!r}, which is one tile on {size} px; give more to compare")
     device = pools.local_device(recipe.device)
     return Scene(
         content=content,
@@ -143,11 +145,11 @@ def with_tiles(job: CompareJob) -> Recipe:
     return replace(job.recipe, tiling=tiling)
 
 
-def laid_tiles(size: tuple[int, int], recipe: Recipe, weights: State) -> list[Tile]:
+def laid_tiles(size: Size, recipe: Recipe, weights: State) -> list[Tile]:
     """The tiles of the finest scale in the picture's own coordinates, for their borders: without halo or overlap, which
     depend on the mode."""
     align = resolve(recipe, build_backbone(recipe.backbone, weights, recipe.pooling)).deepest.stride
-    width, height = (length + 2 * FRAME for length in size)
+    height, width = framed_size(size)
     tiles = plan_tiles(height, width, grid_of(recipe.tiling, height, width), align=align)
     return [tile.moved(-FRAME) for tile in tiles]
 
@@ -271,7 +273,5 @@ def seam_ratio(pixels: NDArray[np.float32], serial: NDArray[np.float32], tiles: 
 
 def thumbnail(pixels: NDArray[np.float32], times: float = 1) -> Thumbnail:
     """(H, W, 3) in [0, 1] -> at most THUMBNAIL px, multiplied, in 8 bits."""
-    height, width = pixels.shape[:2]
-    small = resize(pixels, fit((width, height), min(THUMBNAIL, max(height, width))))
-    eight_bits: Thumbnail = np.round(np.clip(small * times, 0, 1) * 255).astype(np.uint8)
+    eight_bits: Thumbnail = np.round(np.clip(shrunk(pixels, THUMBNAIL) * times, 0, 1) * 255).astype(np.uint8)
     return eight_bits

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_nst.files.size import Size
 from parallel_nst.jobs.machine import Machine
 from parallel_nst.jobs.requests.compare import CompareJob
 from parallel_nst.recipe import Recipe
@@ -100,14 +101,14 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All measurements of one picture. size: width and height in px; tiles: of every parallel setting; rounds: that
+    """All measurements of one picture. tiles: of every parallel setting; rounds: that
     are timed so far."""
 
     job: CompareJob
     machine: Machine
     device: str
     dtype: str
-    size: tuple[int, int]
+    size: Size
     tiles: int
     rounds: int
     measurements: tuple[Measurement, ...]

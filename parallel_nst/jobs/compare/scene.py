@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallel_nst.files.images import Picture
+from parallel_nst.files.size import Size
 from parallel_nst.networks.weights.states import State
 from parallel_nst.painting.tiles.geometry import Tile
 from parallel_nst.recipe import Recipe
@@ -22,5 +23,5 @@ class Scene:
     device: str
     dtype: str
     slots: int
-    size: tuple[int, int]
+    size: Size
     tiles: Sequence[Tile]

@@ -101,8 +101,8 @@ def to_json(comparison: Comparison) -> str:
         {
             "content": str(job.content),
             "style": str(job.style),
-            "width": comparison.size[0],
-            "height": comparison.size[1],
+            "width": comparison.size.width,
+            "height": comparison.size.height,
             "tiles": comparison.tiles,
             "repeats": comparison.rounds,
             "device": comparison.device,
@@ -144,7 +144,7 @@ def remarks(comparison: Comparison) -> list[str]:
 
 def headline(comparison: Comparison) -> str:
     """One line on the picture and the machine."""
-    width, height = comparison.size
+    height, width = comparison.size
     machine = comparison.machine
     cores = f"{machine.cores} core{'s' * (machine.cores != 1)}"
     rounds = f"{comparison.rounds} round{'s' * (comparison.rounds != 1)}"

@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from parallel_nst.errors import BadInput
+from parallel_nst.files.size import Size
 from parallel_nst.recipe import Recipe
 from parallel_nst.recipe.knobs import REQUIRED, check_bounds, knob
 
 LONGEST_SIDE = 1 << 20  # px
 
 
-def parse_picture_size(text: str) -> tuple[int, int]:
-    """'4096x3000' -> width and height in px; '4096' -> a square."""
+def parse_picture_size(text: str) -> Size:
+    """'4096x3000' -> that width and height in px; '4096' -> a square."""
     parts = text.lower().split("x")
     if len(parts) <= 2 and all(is_count(part, LONGEST_SIDE) for part in parts):
-        return int(parts[0]), int(parts[-1])
+        return Size(int(parts[-1]), int(parts[0]))
     raise BadInput(f"size is {text!r}; give width x height in px, such as 4096x3000, or one number for a square")
 
 
@@ -26,10 +27,10 @@ def is_count(text: str, most: int) -> bool:
 
 @dataclass(frozen=True)
 class PlanJob:
-    """What is to be planned. size: width and height in px. memory: None is a worker's share of what there is, here or,
+    """What is to be planned. memory: None is a worker's share of what there is, here or,
     with an address, on the cluster. speed: None is measured here. recipe: its size is that of `size`."""
 
-    size: tuple[int, int] = knob(
+    size: Size = knob(
         REQUIRED,
         "picture in px: width x height such as 16384x16384, or one number for a square",
         "Pictures",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from parallel_nst.errors import BadInput
 from parallel_nst.files.bundled import STYLES
@@ -60,17 +60,20 @@ class TrainJob(InputOptions):
         return self.workers == 1 and self.address is None
 
 
+def preset_knob(presets: Mapping[str, Preset]) -> Any:
+    """The settings to begin with, the first of these unless another is named."""
+    names = ", ".join(presets)
+    return knob(
+        next(iter(presets)), f"settings to begin with: {names}; options given beside it win", "Pictures", metavar="NAME"
+    )
+
+
 @dataclass(frozen=True)
 class FeedforwardMaterial:
     """What a generator for one style is trained on, and by which recipe."""
 
     images: Path = knob(REQUIRED, "folder of pictures to train on", "Pictures", common=True)
-    preset: str = knob(
-        next(iter(FEEDFORWARD)),
-        f"settings to begin with: {', '.join(FEEDFORWARD)}; options given beside it win",
-        "Pictures",
-        metavar="NAME",
-    )
+    preset: str = preset_knob(FEEDFORWARD)
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,7 @@ class CycleMaterial:
 
     a: Path = knob(REQUIRED, "folder of pictures of the one kind", "Pictures", common=True)
     b: Path = knob(REQUIRED, "folder of pictures of the other", "Pictures", common=True)
-    preset: str = knob(
-        next(iter(CYCLEGAN)),
-        f"settings to begin with: {', '.join(CYCLEGAN)}; options given beside it win",
-        "Pictures",
-        metavar="NAME",
-    )
+    preset: str = preset_knob(CYCLEGAN)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from parallel_nst.files.images import fit, resize
+from parallel_nst.files.images import shrunk
 from parallel_nst.jobs.requests.sweep import SweepJob
 from parallel_nst.jobs.sweep.axes import Axis
 
@@ -51,8 +51,7 @@ def address(pixels: NDArray[np.float32] | None, side: int) -> str:
     """A picture as an address that holds it."""
     if pixels is None:
         return ""
-    size = fit((pixels.shape[1], pixels.shape[0]), min(side, max(pixels.shape[:2])))
-    small = (resize(pixels, size).clip(0, 1) * 255).round().astype(np.uint8)
+    small = (shrunk(pixels, side) * 255).round().astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(small).save(file, "JPEG", quality=QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

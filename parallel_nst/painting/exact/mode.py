@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from parallel_nst.errors import WorkerLost
+from parallel_nst.files.size import Size
 from parallel_nst.painting.exact.kept import Kept, kept_in, snapshot_of
 from parallel_nst.painting.exact.parts import Part, Resampling, whole
 from parallel_nst.painting.exact.preview import PreviewPart, Reduction
@@ -19,7 +20,7 @@ from parallel_nst.painting.mode import Due, Report
 from parallel_nst.painting.planning.scales import Scale, ScaleResult
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import Snapshot
-from parallel_nst.painting.tiles.geometry import Extent, gather
+from parallel_nst.painting.tiles.geometry import gather
 from parallel_nst.painting.tiles.ownership import Ownership, Shard, deal
 from parallel_nst.workers.pool import Events, Handed, HandedLost, Pool, RanksLost, Shared
 from parallel_nst.workers.worker import Progress
@@ -34,9 +35,9 @@ class Learnt:
 
     parts: Sequence[Part]
     numbers: Numbers
-    size: Extent
+    size: Size
 
-    def at(self, size: Extent) -> Carried:
+    def at(self, size: Size) -> Carried:
         """For a framed picture of this size."""
         return Carried(self.parts, self.numbers, Resampling.of_framed(self.size, size))
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parallel_nst.painting.planning.scales import FRAME
+from parallel_nst.files.size import Size
+from parallel_nst.painting.planning.scales import FRAME, unframed_size
 from parallel_nst.painting.tiles.geometry import Rect, gather
 from parallel_nst.painting.tiles.ownership import CHANNELS, Shard
 from parallel_nst.workers.pool import Shared
@@ -51,7 +52,7 @@ def assembled(parts: Sequence[OpenPart], name: str, rect: Rect) -> np.ndarray:
     return found
 
 
-def whole(parts: Sequence[Part], name: str, size: tuple[int, int]) -> np.ndarray:
+def whole(parts: Sequence[Part], name: str, size: Size) -> np.ndarray:
     """A vector over a picture of this size, (3, H, W); a copy. One part after the other is opened."""
     found: np.ndarray | None = None
     for part in parts:
@@ -82,14 +83,13 @@ class Resampling:
     """From a picture of one size to another, by bilinear interpolation, so that nothing overshoots; sizes are height
     and width without the frame, which is mirrored anew. Any rectangle comes out as from the whole, to the bit."""
 
-    old: tuple[int, int]
-    new: tuple[int, int]
+    old: Size
+    new: Size
 
     @classmethod
-    def of_framed(cls, old: tuple[int, int], new: tuple[int, int]) -> Resampling:
+    def of_framed(cls, old: Size, new: Size) -> Resampling:
         """Between pictures whose sizes are given with their frames."""
-        (old_height, old_width), (height, width) = ([length - 2 * FRAME for length in size] for size in (old, new))
-        return cls((old_height, old_width), (height, width))
+        return cls(*(unframed_size(size) for size in (old, new)))
 
     def source(self, rect: Rect) -> Rect:
         """What a rectangle of the new framed picture depends on in the old one."""

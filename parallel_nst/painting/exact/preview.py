@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parallel_nst.painting.planning.scales import FRAME
+from parallel_nst.files.size import Size
+from parallel_nst.painting.planning.scales import FRAME, unframed_size
 from parallel_nst.painting.tiles.geometry import Rect, scatter_add
 from parallel_nst.painting.tiles.ownership import CHANNELS
 
@@ -28,12 +29,12 @@ class PreviewPart:
 class Reduction:
     """How a picture is made small: squares of `side` px become one. size: of the picture, without its frame."""
 
-    size: tuple[int, int]
+    size: Size
 
     @classmethod
-    def of_framed(cls, size: tuple[int, int]) -> Reduction:
+    def of_framed(cls, size: Size) -> Reduction:
         """For a picture whose size is given with its frame."""
-        return cls((size[0] - 2 * FRAME, size[1] - 2 * FRAME))
+        return cls(unframed_size(size))
 
     @property
     def side(self) -> int:
@@ -41,7 +42,7 @@ class Reduction:
 
     def part(self, values: Tensor, core: Rect) -> PreviewPart | None:
         """What a core (3, h, w) of the framed picture adds to the preview, in [0, 1]; None where it is all frame."""
-        inside = core.common(Rect(FRAME, FRAME, FRAME + self.size[0], FRAME + self.size[1]))
+        inside = core.common(Rect(FRAME, FRAME, FRAME + self.size.height, FRAME + self.size.width))
         if inside is None:
             return None
         seen, local = inside.moved(-FRAME), inside.within(core)

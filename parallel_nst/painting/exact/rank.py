@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parallel_nst.files.size import Size
 from parallel_nst.painting.exact.filtered import Broadened
 from parallel_nst.painting.exact.kept import Kept
 from parallel_nst.painting.exact.objective import Measure, RankObjective
@@ -19,16 +20,9 @@ from parallel_nst.painting.exact.spread import RankSpread
 from parallel_nst.painting.gatys.features import reader_on
 from parallel_nst.painting.gatys.half_precision import Spread
 from parallel_nst.painting.gatys.minimise import Iteration, Minimum, finish, minimise
-from parallel_nst.painting.gatys.optimizers import (
-    NUMBERS,
-    Optimizer,
-    State,
-    carried_names,
-    make_optimizer,
-    pack,
-    resize_state,
-    unpack,
-)
+from parallel_nst.painting.gatys.optimizers.base import Optimizer
+from parallel_nst.painting.gatys.optimizers.choice import make_optimizer
+from parallel_nst.painting.gatys.optimizers.states import NUMBERS, State, carried_names, pack, resize_state, unpack
 from parallel_nst.painting.gatys.style import StyleTargets
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import distinct
@@ -181,7 +175,7 @@ def resized(carried: Carried, shard: Shard, spread: Spread, image: Tensor) -> St
     return resize_state(carried.numbers, lambda name: vector(parts, name, shard, resampling).to(image), ratio, spread)
 
 
-def preview_parts(image: Tensor, shard: Shard, size: tuple[int, int]) -> list[PreviewPart]:
+def preview_parts(image: Tensor, shard: Shard, size: Size) -> list[PreviewPart]:
     """Of all own cores; size: of the framed picture."""
     reduction = Reduction.of_framed(size)
     found = (reduction.part(shard.core(image, index), core) for index, core in shard.cores.items())

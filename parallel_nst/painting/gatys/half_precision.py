@@ -165,3 +165,8 @@ def rms(values: Tensor, spread: Spread = UNDIVIDED) -> float:
 
     total = spread.total(square(piece) for piece in spread.pieces(flat.numel()))
     return math.sqrt(float(total) / spread.elements(flat.numel()))
+
+
+def halved(precision: torch.dtype) -> torch.dtype:
+    """What vectors are kept in beside an image of this precision."""
+    return torch.float16 if precision == torch.float32 else precision

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from parallel_nst.errors import Diverged
-from parallel_nst.painting.gatys.optimizers import Optimizer, average_of
+from parallel_nst.painting.gatys.optimizers.averaging import average_of
+from parallel_nst.painting.gatys.optimizers.base import Optimizer
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from torch import Tensor
 from parallel_nst.painting.gatys.features import reader_on
 from parallel_nst.painting.gatys.minimise import Iteration, finish, minimise
 from parallel_nst.painting.gatys.objective import LocalObjective
-from parallel_nst.painting.gatys.optimizers import Optimizer, carry_state, make_optimizer, pack, unpack
+from parallel_nst.painting.gatys.optimizers.base import Optimizer
+from parallel_nst.painting.gatys.optimizers.choice import make_optimizer
+from parallel_nst.painting.gatys.optimizers.states import carry_state, pack, unpack
 from parallel_nst.painting.gatys.style import StyleTargets
 from parallel_nst.painting.gatys.sums import Grams
 from parallel_nst.painting.named_tensors import copied, on_device

@@ -7,17 +7,54 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from parallel_nst.errors import BadInput
-from parallel_nst.painting.tiles.geometry import Extent, plan_tiles
+from parallel_nst.files.size import Size
+from parallel_nst.painting.tiles.geometry import plan_tiles
 from parallel_nst.painting.tiles.ownership import dealt
 
 Grid = tuple[int, int]  # rows and columns
 SMALLEST_CORE = 128  # px along a side; below it a tile is mostly halo
 LONGEST_SIDES = 4.0  # ratio of a tile's sides above which its halo costs more than any balance between workers gains
 EVERY_ROUND = 16  # up to so many tiles a worker each number is tried, above it steps of an eighth
+
+
+class Lengths(NamedTuple):
+    """Along one side in px, tile by tile: of their cores, and of what they read."""
+
+    cores: list[int]
+    reads: list[int]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tiles of a grid before they are dealt to so many workers."""
+
+    rows: Lengths
+    columns: Lengths
+    workers: int
+
+    @property
+    def tiles(self) -> int:
+        return len(self.rows.reads) * len(self.columns.reads)
+
+    @property
+    def largest_read(self) -> int:
+        """Px that the largest tile reads."""
+        return max(self.rows.reads) * max(self.columns.reads)
+
+    @property
+    def least(self) -> int:
+        """Px that the worker with most to do reads at least, however they are dealt."""
+        return max(self.largest_read, -(-sum(self.rows.reads) * sum(self.columns.reads) // self.workers))
+
+    def cut(self) -> Cut:
+        """Dealt."""
+        reads, cores = np.outer(self.rows.reads, self.columns.reads), np.outer(self.rows.cores, self.columns.cores)
+        return cut_in(reads.reshape(-1), cores.reshape(-1), self.workers)
 
 
 @dataclass(frozen=True)
@@ -32,16 +69,18 @@ class Cut:
     owned: int
 
 
-def possible_cuts(
-    size: Extent, workers: int, grid: Grid | None, *, overlap: int = 0, halo: int = 0, align: int
-) -> dict[Grid, Cut]:
-    """The cuts worth a look, by grid, or the one asked for. BadInput for a picture or a crew of nothing."""
+def possible_layouts(
+    size: Size, workers: int, grid: Grid | None, *, overlap: int = 0, halo: int = 0, align: int
+) -> dict[Grid, Layout]:
+    """The cuts worth a look, by grid, those first that can leave the worker with most to do least; or the one asked
+    for. BadInput for a picture or a crew of nothing."""
     height, width = size
     for name, value in (("height", height), ("width", width), ("workers", workers)):
         if value < 1:
             raise BadInput(f"{name} is {value}; give at least 1")
     grids = [grid] if grid else sorted(sensible_grids(height, width, workers))
-    return {one: cut_of(height, width, one, workers, overlap, halo, align) for one in grids}
+    layouts = {one: layout_of(size, one, workers, overlap, halo, align) for one in grids}
+    return dict(sorted(layouts.items(), key=lambda item: item[1].least))
 
 
 def sensible_grids(height: int, width: int, workers: int) -> set[Grid]:
@@ -66,20 +105,15 @@ def rounds(most: int) -> Iterator[int]:
     yield k
 
 
-def cut_of(height: int, width: int, grid: Grid, workers: int, overlap: int, halo: int, align: int) -> Cut:
+def layout_of(size: Size, grid: Grid, workers: int, overlap: int, halo: int, align: int) -> Layout:
     """The tiles of a grid. Rows and columns are cut each for themselves, so that a side's tiles are all there is to
     lay out."""
-    (core_rows, read_rows), (core_columns, read_columns) = (
-        lengths(length, count, overlap, halo, align) for length, count in zip((height, width), grid, strict=True)
-    )
-    reads, cores = (
-        np.outer(rows, columns).reshape(-1) for rows, columns in ((read_rows, read_columns), (core_rows, core_columns))
-    )
-    return cut_in(reads, cores, workers)
+    rows, columns = (lengths(*side, overlap, halo, align) for side in zip(size, grid, strict=True))
+    return Layout(rows, columns, workers)
 
 
 def cut_in(reads: np.ndarray, cores: np.ndarray, workers: int) -> Cut:
-    """Of tiles that read so many px and have cores of so many."""
+    """Of tiles, row by row, that read so many px and have cores of so many."""
     first = dealt(reads.tolist(), [1.0] * workers)
     return Cut(
         reads=shared_out(reads, first, workers),
@@ -90,10 +124,10 @@ def cut_in(reads: np.ndarray, cores: np.ndarray, workers: int) -> Cut:
 
 
 @functools.lru_cache(maxsize=4096)
-def lengths(length: int, count: int, overlap: int, halo: int, align: int) -> tuple[list[int], list[int]]:
-    """Along one side, how long the tiles' cores are and what they read."""
+def lengths(length: int, count: int, overlap: int, halo: int, align: int) -> Lengths:
+    """Of the tiles along one side."""
     tiles = plan_tiles(length, 1, (count, 1), overlap=overlap, halo=halo, align=align)
-    return [tile.core.height for tile in tiles], [tile.read.height for tile in tiles]
+    return Lengths([tile.core.height for tile in tiles], [tile.read.height for tile in tiles])
 
 
 def shared_out(values: np.ndarray, first: Sequence[int], workers: int) -> np.ndarray:

@@ -111,8 +111,8 @@ def scale_forecast(plan: ScalePlan, resolved: ResolvedRecipe, budget: Budget, sp
     core = sum(tile.core.area for tile in plan.tiles)
     largest = max(tile.read.area for tile in plan.tiles)
     return ScaleForecast(
-        width=plan.size[0],
-        height=plan.size[1],
+        width=plan.size.width,
+        height=plan.size.height,
         steps=plan.steps,
         tiles=len(plan.tiles),
         per_worker=max(ownership.counts),

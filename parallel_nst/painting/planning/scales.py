@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 
 from parallel_nst.files.images import fit, resize
+from parallel_nst.files.size import Size
 from parallel_nst.painting.gatys.style import StyleTargets
 from parallel_nst.painting.planning.tilings import Budget, context, exact_tiling, independent_tiling
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.sources import SourcePictures
-from parallel_nst.painting.tiles.geometry import Extent, Rect, Tile, gather, grid_of, plan_tiles
+from parallel_nst.painting.tiles.geometry import Rect, Tile, gather, grid_of, plan_tiles
 from parallel_nst.recipe import Recipe, scale_sizes, scale_steps
 from parallel_nst.recipe.texts import parse_grid
-
-Size = tuple[int, int]  # width and height in px
 
 # Px of mirror image around a picture while it is painted. Convolutions pad with zeros, and without a frame the
 # statistics of that grey rim are corrected by painting a coloured line along the edge; so they are, to be seen at the
@@ -58,9 +57,9 @@ class Framed:
         self._rows, self._columns = (np.pad(np.arange(length), FRAME, mode="symmetric") for length in pixels.shape[:2])
 
     @property
-    def size(self) -> Extent:
-        """Height and width in px, frame included."""
-        return len(self._rows), len(self._columns)
+    def size(self) -> Size:
+        """Frame included."""
+        return Size(len(self._rows), len(self._columns))
 
     @property
     def whole(self) -> np.ndarray:
@@ -166,21 +165,26 @@ def settled(content: Size, resolved: ResolvedRecipe, budget: Budget) -> Resolved
 def first_image(sources: SourcePictures, recipe: Recipe, size: Size) -> np.ndarray:
     """What the coarsest scale starts from, (H, W, 3); a picture of another shape is stretched to this one."""
     if recipe.init == "noise":
-        noise = np.random.default_rng(recipe.seed).normal(0.5, 0.2, (size[1], size[0], 3))
+        noise = np.random.default_rng(recipe.seed).normal(0.5, 0.2, (*size, 3))
         return np.clip(noise, 0, 1).astype(np.float32)
     begin = {"content": sources.content, "style": sources.style}.get(recipe.init, sources.start)
     assert begin is not None  # as `check_sources` has seen to
     return resize(begin.pixels, size)
 
 
-def framed_size(size: Size) -> Extent:
-    """Height and width in px of a picture of this size with its frame."""
-    return size[1] + 2 * FRAME, size[0] + 2 * FRAME
+def framed_size(size: Size) -> Size:
+    """Of a picture of this size with its frame."""
+    return Size(size.height + 2 * FRAME, size.width + 2 * FRAME)
+
+
+def unframed_size(framed: Size) -> Size:
+    """Of a picture without its frame."""
+    return Size(framed.height - 2 * FRAME, framed.width - 2 * FRAME)
 
 
 def framed(pixels: np.ndarray, size: Size) -> Framed:
     """(H, W, 3) resized to `size`, with its frame. A picture that has this size is not copied."""
-    return Framed(pixels if (pixels.shape[1], pixels.shape[0]) == size else resize(pixels, size))
+    return Framed(pixels if pixels.shape[:2] == size else resize(pixels, size))
 
 
 def unframed(pixels: np.ndarray) -> np.ndarray:

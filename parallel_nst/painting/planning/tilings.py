@@ -5,18 +5,18 @@ Sizes are px, height before width, with whatever frame is painted around the pic
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from parallel_nst.errors import BadInput
+from parallel_nst.files.size import Size
 from parallel_nst.networks.backbones.base import Layer
-from parallel_nst.painting.planning.cuts import Cut, Grid, possible_cuts
+from parallel_nst.painting.planning.cuts import Cut, Grid, Layout, possible_layouts
 from parallel_nst.painting.planning.footprint import GRAPH_FACTOR, exact_bytes, graph_bytes, independent_bytes
 from parallel_nst.painting.planning.memory import memory_text
 from parallel_nst.painting.planning.profile import Profile
-from parallel_nst.painting.tiles.geometry import Extent
 from parallel_nst.recipe import Recipe
 
 HALVINGS = 7  # of a size that does not fit: to a hundredth of it
@@ -54,49 +54,75 @@ class Tiling:
     overhead: float
 
 
-def exact_tiling(size: Extent, budget: Budget, recipe: Recipe, layer: Layer, grid: Grid | None = None) -> Tiling:
+def exact_tiling(size: Size, budget: Budget, recipe: Recipe, layer: Layer, grid: Grid | None = None) -> Tiling:
     """The cut for exact tiling on which the slowest worker has least to do and every worker stays within its memory.
 
     recipe: of the optimiser. layer: what the halo must cover (`ResolvedRecipe.deepest`). grid: take this cut; only the
     number of graphs to keep is left to choose. BadInput, in one line, where nothing fits.
     """
-    profile, memory = budget.profile, budget.memory
-    cuts = possible_cuts(size, budget.workers, grid, halo=layer.margin, align=layer.stride)
-    needs = {one: exact_bytes(profile, cut, 0, recipe) for one, cut in cuts.items()}
-    if (need := min(needs.values())) > memory:
+    layouts = possible_layouts(size, budget.workers, grid, halo=layer.margin, align=layer.stride)
+    best = least_work(exact_tilings(size, layouts, budget, recipe))
+    if best is None:
+        need = min(exact_bytes(budget.profile, layout.cut(), 0, recipe) for layout in layouts.values())
         largest = None if grid else largest_picture(size, budget, recipe, layer)
-        more = f", more workers, or a size of about {largest[1]}x{largest[0]} px" if largest else ""
+        more = f", more workers, or a size of about {largest} px" if largest else ""
         raise BadInput(too_little(size, budget, need, grid) + more)
-    tilings = []
-    for one in (one for one, bytes_needed in needs.items() if bytes_needed <= memory):
-        kept = most_kept(cuts[one], memory, profile, recipe)
-        tilings.append(tiling_of(math.prod(size), one, cuts[one], kept, exact_bytes(profile, cuts[one], kept, recipe)))
-    return min(tilings, key=lambda tiling: (tiling.slowest, tiling.tiles))
+    return best
 
 
-def too_little(size: Extent, budget: Budget, need: int, grid: Grid | None) -> str:
+def exact_tilings(
+    size: Size, layouts: Mapping[Grid, Layout], budget: Budget, recipe: Recipe
+) -> Iterator[tuple[int, Tiling | None]]:
+    """What the slowest worker has to do at least, and what comes of it; None where that does not fit the memory."""
+    profile, memory = budget.profile, budget.memory
+    for grid, layout in layouts.items():
+        cut, tiling = layout.cut(), None
+        if exact_bytes(profile, cut, 0, recipe) <= memory:
+            kept = most_kept(cut, memory, profile, recipe)
+            tiling = tiling_of(size.area, grid, cut, kept, exact_bytes(profile, cut, kept, recipe))
+        yield 2 * layout.least, tiling
+
+
+def least_work(tilings: Iterable[tuple[int, Tiling | None]]) -> Tiling | None:
+    """The tiling whose slowest worker has least to do, and of equal ones that with the fewest tiles. What can be no
+    better is not even made: they come in the order of what the slowest has to do at least."""
+    best = None
+    for least, tiling in tilings:
+        if best and least > best.slowest:
+            break
+        if tiling and (best is None or order(tiling) < order(best)):
+            best = tiling
+    return best
+
+
+def order(tiling: Tiling) -> tuple[int, int, Grid]:
+    """The lower the better."""
+    return tiling.slowest, tiling.tiles, tiling.grid
+
+
+def too_little(size: Size, budget: Budget, need: int, grid: Grid | None) -> str:
     """Why nothing fits, in one line, and what would."""
     tiles = f"in {grid[0]}x{grid[1]} tiles" if grid else "however they are cut"
     crew = f"{budget.workers} worker{'s' * (budget.workers != 1)}"
     return (
-        f"{size[1]}x{size[0]} px {tiles} on {crew} need {memory_text(need)} of memory a worker, and there are "
+        f"{size} px {tiles} on {crew} need {memory_text(need)} of memory a worker, and there are "
         f"{memory_text(budget.memory)}; give {'more tiles, ' if grid else ''}more memory"
     )
 
 
-def largest_picture(size: Extent, budget: Budget, recipe: Recipe, layer: Layer) -> Extent | None:
+def largest_picture(size: Size, budget: Budget, recipe: Recipe, layer: Layer) -> Size | None:
     """Height and width, in the same ratio, of about the largest picture that fits, found by halving; None where hardly
     any does. What grows with the picture is the content features that a worker holds of all its tiles."""
     fits, fails = 0.0, 1.0
     for _ in range(HALVINGS):
         ratio = (fits + fails) / 2
-        smaller = max(1, int(size[0] * ratio)), max(1, int(size[1] * ratio))
-        cuts = possible_cuts(smaller, budget.workers, None, halo=layer.margin, align=layer.stride)
-        if min(exact_bytes(budget.profile, cut, 0, recipe) for cut in cuts.values()) <= budget.memory:
+        smaller = Size(max(1, int(size.height * ratio)), max(1, int(size.width * ratio)))
+        layouts = possible_layouts(smaller, budget.workers, None, halo=layer.margin, align=layer.stride).values()
+        if any(exact_bytes(budget.profile, layout.cut(), 0, recipe) <= budget.memory for layout in layouts):
             fits = ratio
         else:
             fails = ratio
-    return (int(size[0] * fits), int(size[1] * fits)) if fits else None
+    return Size(int(size.height * fits), int(size.width * fits)) if fits else None
 
 
 def most_kept(cut: Cut, memory: int, profile: Profile, recipe: Recipe) -> int:
@@ -113,7 +139,7 @@ def context(layer: Layer) -> int:
     return -(-layer.margin // (2 * layer.stride)) * layer.stride
 
 
-def independent_tiling(size: Extent, budget: Budget, recipe: Recipe, layer: Layer, grid: Grid | None = None) -> Tiling:
+def independent_tiling(size: Size, budget: Budget, recipe: Recipe, layer: Layer, grid: Grid | None = None) -> Tiling:
     """The cut for independent tiles on which the slowest worker has least to do, at least a tile for each worker where
     the picture has room for them. A worker holds one tile at a time, with its optimiser.
 
@@ -121,17 +147,25 @@ def independent_tiling(size: Extent, budget: Budget, recipe: Recipe, layer: Laye
     where nothing fits.
     """
     overlap, halo = recipe.tiling.overlap, context(layer)
-    cuts = possible_cuts(size, budget.workers, grid, overlap=overlap, halo=halo, align=layer.stride)
-    cuts = {one: cut for one, cut in cuts.items() if np.count_nonzero(cut.reads) >= budget.workers} or cuts
-    needs = {one: independent_bytes(budget.profile, cut.largest_read, recipe) for one, cut in cuts.items()}
-    if (need := min(needs.values())) > budget.memory:
+    layouts = possible_layouts(size, budget.workers, grid, overlap=overlap, halo=halo, align=layer.stride)
+    layouts = {one: layout for one, layout in layouts.items() if layout.tiles >= budget.workers} or layouts
+    best = least_work(independent_tilings(size, layouts, budget, recipe))
+    if best is None:
+        need = min(independent_bytes(budget.profile, layout.largest_read, recipe) for layout in layouts.values())
         raise BadInput(too_little(size, budget, need, grid))
-    tilings = [
-        tiling_of(math.prod(size), one, cuts[one], len(cuts[one].reads), bytes_needed)
-        for one, bytes_needed in needs.items()
-        if bytes_needed <= budget.memory
-    ]
-    return min(tilings, key=lambda tiling: (tiling.slowest, tiling.tiles))
+    return best
+
+
+def independent_tilings(
+    size: Size, layouts: Mapping[Grid, Layout], budget: Budget, recipe: Recipe
+) -> Iterator[tuple[int, Tiling | None]]:
+    """As `exact_tilings`."""
+    for grid, layout in layouts.items():
+        need, tiling = independent_bytes(budget.profile, layout.largest_read, recipe), None
+        if need <= budget.memory:
+            cut = layout.cut()
+            tiling = tiling_of(size.area, grid, cut, len(cut.reads), need)
+        yield 2 * layout.least, tiling
 
 
 def tiling_of(picture: int, grid: Grid, cut: Cut, kept: int, size: int) -> Tiling:

@@ -16,10 +16,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from parallel_nst.files.size import Size
 from parallel_nst.recipe import TilingSpec
 from parallel_nst.recipe.texts import parse_grid
-
-Extent = tuple[int, int]  # height and width in px
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Tile:
     core: Rect
     write: Rect
     read: Rect
-    size: Extent
+    size: Size
 
     @property
     def written(self) -> Tile:
@@ -81,13 +80,13 @@ class Tile:
         can be fewer or one more than core / stride.
         """
         core = self.core.within(self.read)
-        rows = slice(core.top // stride, None if self.core.bottom == self.size[0] else -(-core.bottom // stride))
-        columns = slice(core.left // stride, None if self.core.right == self.size[1] else -(-core.right // stride))
+        rows = slice(core.top // stride, None if self.core.bottom == self.size.height else -(-core.bottom // stride))
+        columns = slice(core.left // stride, None if self.core.right == self.size.width else -(-core.right // stride))
         return rows, columns
 
     def moved(self, by: int) -> Tile:
         """The same tile in the picture with a frame of `by` px around it; below 0, with so many px taken off."""
-        size = self.size[0] + 2 * by, self.size[1] + 2 * by
+        size = Size(self.size.height + 2 * by, self.size.width + 2 * by)
         return Tile(self.index, self.core.moved(by), self.write.moved(by), self.read.moved(by), size)
 
 
@@ -118,14 +117,14 @@ def plan_tiles(
         for left, right in columns:
             core = Rect(top, left, bottom, right)
             write = grow(core, overlap // 2, 1, height, width)
-            tiles.append(Tile(len(tiles), core, write, grow(write, halo, align, height, width), (height, width)))
+            tiles.append(Tile(len(tiles), core, write, grow(write, halo, align, height, width), Size(height, width)))
     return tiles
 
 
 def whole_tile(height: int, width: int) -> Tile:
     """A picture in one piece."""
     rect = Rect(0, 0, height, width)
-    return Tile(0, rect, rect, rect, (height, width))
+    return Tile(0, rect, rect, rect, Size(height, width))
 
 
 def spread(length: int, count: int, align: int) -> list[tuple[int, int]]:

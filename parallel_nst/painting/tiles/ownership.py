@@ -11,11 +11,12 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
-from parallel_nst.painting.tiles.geometry import Extent, Rect, Tile, grow
+from parallel_nst.files.size import Size
+from parallel_nst.painting.tiles.geometry import Rect, Tile, grow
 
 CHANNELS = 3
 Flat = TypeVar("Flat", Tensor, np.ndarray)
-HALVINGS = 48  # of a time, which tell any load from the next
+CLOSE = 1e-12  # relative; times nearer to one another than this are the same
 ALIGNMENT = 16  # elements: a core begins where it would in memory of its own, so that the same instructions work on it
 
 
@@ -31,7 +32,7 @@ class Ownership:
     first: tuple[int, ...]
 
     @property
-    def size(self) -> Extent:
+    def size(self) -> Size:
         """Of the picture, height and width."""
         return self.tiles[0].size
 
@@ -68,14 +69,23 @@ def deal(tiles: Sequence[Tile], speeds: Sequence[float]) -> Ownership:
 
 
 def dealt(loads: Sequence[float], speeds: Sequence[float]) -> list[int]:
-    """The first load of each rank and, at the end, how many there are, dealt in the same way."""
+    """The first load of each rank and, at the end, how many there are, dealt in the same way.
+
+    The time is found by halving, and each trial moves an end of the interval on to the next time at which anything
+    would change: a few trials instead of one for every bit of a number.
+    """
     speeds = speeds[: len(loads)]
     done = [0.0, *accumulate(loads)]
-    low, high = 0.0, done[-1] / min(speeds)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if filled(done, speeds, middle)[-1] == len(loads) else (middle, high)
-    return filled(done, speeds, high)
+    low = max(done[-1] / sum(speeds), max(loads) / max(speeds))
+    high = low + max(loads) / min(speeds)
+    while high - low > CLOSE * high:
+        first = filled(done, speeds, (low + high) / 2)
+        spans = [(start, end, speed) for (start, end), speed in zip(pairwise(first), speeds, strict=True)]
+        if first[-1] == len(loads):
+            high = min((low + high) / 2, max((done[end] - done[start]) / speed for start, end, speed in spans))
+        else:
+            low = max((low + high) / 2, min((done[end + 1] - done[start]) / speed for start, end, speed in spans))
+    return filled(done, speeds, high * (1 + CLOSE))
 
 
 def filled(done: Sequence[float], speeds: Sequence[float], time: float) -> list[int]:
