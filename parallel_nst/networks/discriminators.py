@@ -11,6 +11,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from parallel_nst.errors import BadInput
+
 NORMS = ("instance", "batch")
 SLOPE = 0.2  # of the leaky ReLUs below zero
 
