@@ -102,7 +102,9 @@ def stylize_file(
         finally:  # what is known of a run that fails is worth most
             write_journal(job, losses, strip, notify)
         painted = time.perf_counter()
-        for note in write_image(job.output, result.picture, settings=resolved.recipe.to_toml(), quality=job.quality):
+        for note in write_image(
+            job.output, result.picture, settings=resolved.recipe.to_toml(), quality=job.written_quality
+        ):
             notify(f"{job.output}: {note}")
         job.snapshot.unlink(missing_ok=True)
         written = time.perf_counter()

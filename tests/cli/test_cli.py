@@ -162,7 +162,10 @@ def test_every_flag_reaches_the_job(paint: Pnst, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(picture, "stylize_file", take)
     long_run = ("--memory", "4GiB", "--preview-every", 3, "--checkpoint-every", 5, "--resume", "--workers", 7)
     refused(paint(*long_run), "seen")
-    refused(paint("--quality", 30, "--max-pixels", 9, "--weights", "w.pth", "--address", "auto"), "seen")
+    refused(
+        paint("--output", "out.jpg", "--quality", 30, "--max-pixels", 9, "--weights", "w.pth", "--address", "auto"),
+        "seen",
+    )
     one, two = jobs
     assert (one.memory, one.preview_every, one.checkpoint_every, one.resume, one.workers) == ("4GiB", 3, 5, True, 7)
     assert (two.memory, two.preview_every, two.checkpoint_every, two.resume) == (None, None, None, False)
@@ -392,6 +395,7 @@ MISTAKES: list[tuple[str, str, Callable[[], object] | None]] = [
     ("--workers 0", r"workers is 0; give a whole number of at least 1", None),
     ("--workers all", r"workers is 'all'; give a whole number of at least 1", None),
     ("--quality 101", r"quality is 101; give a whole number from 1 to 100", None),
+    ("--quality 90", r"quality has no effect on \.png files; give it with \.jpg or \.webp, or leave it out", None),
     ("--preview-every 0", r"preview_every is 0; give a whole number of at least 1", None),
     ("--checkpoint-every often", r"checkpoint_every is 'often'; give a whole number of at least 1", None),
     ("--memory 4", r"memory is '4'; give a size with its unit, such as 4GiB", None),

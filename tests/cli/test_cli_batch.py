@@ -102,6 +102,7 @@ def test_a_list_on_stdin(pnst: Pnst) -> None:
         (("in", "out", *MODEL, "--format", "gif"), ("gif",)),
         (("in", "out", *MODEL, "--suffix", "a/b"), ("a/b",)),
         (("in", "out", *MODEL, "--quality", "0"), ("quality", "1 to 100")),
+        (("in", "out", *MODEL, "--quality", "80", "--format", "png"), ("quality has no effect on .png",)),
         (("in", "out", *MODEL, "--memory", "much"), ("much",)),
         (("in", "out", *MODEL, "--steps", "3"), ("--steps", "optimisation")),
         (("in", "out", *MODEL, "--recipe", "x.toml"), ("x.toml",)),

@@ -89,7 +89,9 @@ def paint_folder(
     sources = find_inputs(job.source, stdin, out=job.out)
     pictures = plan_outputs(sources, job.out, job.format, job.suffix, made=made)
     method = method_of(job)
-    writing = Writing(f"{method.digest}-{job.quality}", settings_of(job, method), job.quality, job.max_pixels)
+    writing = Writing(
+        f"{method.digest}-{job.written_quality}", settings_of(job, method), job.written_quality, job.max_pixels
+    )
     with Manifest.open(job.out) as manifest:
         for note in manifest.notes:
             notify(note)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from parallel_nst.errors import BadInput
 from parallel_nst.files.bundled import STYLES
-from parallel_nst.jobs.requests.common import InputOptions, OutputOptions, WorkerOptions, painting_of
+from parallel_nst.jobs.requests.common import InputOptions, OutputOptions, WorkerOptions, check_quality, painting_of
 from parallel_nst.recipe import Recipe
 from parallel_nst.recipe.knobs import REQUIRED, check_bounds, knob
 
@@ -88,6 +88,7 @@ class FolderJob(InputOptions, WorkerOptions, OutputOptions):
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        check_quality(self.quality, f".{self.format}")
 
     @property
     def dtype(self) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from parallel_nst.errors import BadInput
 from parallel_nst.files.bundled import STYLES, bundled_style
 from parallel_nst.recipe.knobs import knob
 
+QUALITY = 95
+LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 STYLE_HELP = f"picture to paint it like, or a bundled one: {', '.join(STYLES)}"
 
 
@@ -53,6 +56,16 @@ class WorkerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions:
-    """How pictures are written."""
+    """How pictures are written. quality: None where it is not asked for."""
 
-    quality: int = knob(95, "of JPEG and WebP", "Output", least=1, most=100)
+    quality: int | None = knob(None, "of JPEG and WebP", "Output", least=1, most=100, shown=str(QUALITY))
+
+    @property
+    def written_quality(self) -> int:
+        return self.quality or QUALITY
+
+
+def check_quality(quality: int | None, suffix: str) -> None:
+    """BadInput for a quality that pictures of this suffix do not have."""
+    if quality is not None and suffix.lower() in LOSSLESS:
+        raise BadInput(f"quality has no effect on {suffix} files; give it with .jpg or .webp, or leave it out")

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from parallel_nst.errors import BadInput
 from parallel_nst.files.bundled import STYLES, bundled_content, bundled_style
-from parallel_nst.jobs.requests.common import STYLE_HELP, InputOptions, OutputOptions, WorkerOptions, painting_of
+from parallel_nst.jobs.requests.common import (
+    STYLE_HELP,
+    InputOptions,
+    OutputOptions,
+    WorkerOptions,
+    check_quality,
+    painting_of,
+)
 from parallel_nst.recipe import INITS, Recipe
 from parallel_nst.recipe.knobs import check_bounds, knob
 
@@ -64,6 +71,7 @@ class PictureJob(InputOptions, WorkerOptions, OutputOptions):
         if self.output is None:
             names = "-".join(dict.fromkeys(path.stem for path in self.style))
             object.__setattr__(self, "output", Path(f"{self.content.stem}-{names}.png"))
+        check_quality(self.quality, self.output.suffix)
 
     @property
     def start(self) -> Path | None:
