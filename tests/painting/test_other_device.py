@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from other_device import DEVICE, There, other_device
+from other_device import DEVICE, MOVES, There, other_device
 from tiny_networks import tiny_resolved, tiny_state
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from parallel_nst.painting.exact.rank import Course, PaintShard
 from parallel_nst.painting.independent.targets import MeasureGrams
 from parallel_nst.painting.independent.tasks import OptimiseTile, PackState, Round
 from parallel_nst.painting.style_targets import MeasureStyle
-from parallel_nst.painting.tiles.geometry import whole_tile
+from parallel_nst.painting.tiles.geometry import gather, plan_tiles, whole_tile
+from parallel_nst.painting.tiles.ownership import deal
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.pool import SerialPool, only
-from parallel_nst.workers.worker import Task, Worker, WorkerSpec
+from parallel_nst.workers.ranks.communicator import Alone
+from parallel_nst.workers.worker import Progress, Task, Worker, WorkerSpec
 
 SIZE = 24, 32
 SPECS = {name: WorkerSpec(name, "float64", 1, {"embedded": tiny_state()}) for name in ("cpu", DEVICE.type)}
@@ -119,3 +123,46 @@ def test_the_stand_in_refuses_what_a_gpu_would() -> None:
         with pytest.raises(RuntimeError):
             image.numpy()
         assert image.cpu().numpy().sum() == 6
+
+
+# Transfers
+
+
+class Moved(TorchDispatchMode):
+    """Counts the elements that each operation brings from one device to the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function in MOVES:
+            given = args[1] if function is torch.ops.aten.copy_.default else args[0]
+            if isinstance(given, There) != isinstance(result, There):
+                self.sizes.append(given.numel())
+        return result
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+@pytest.mark.parametrize("grid", [(1, 1), (2, 2)])
+def test_no_step_on_one_device_carries_an_image_to_or_from_it(optimizer: Any, grid: tuple[int, int]) -> None:
+    """The first image goes there, the last one comes back, and what each step asks for are single numbers."""
+    recipe = Recipe(optimizer=optimizer, history=2)
+    resolved, style = tiny_resolved(recipe), run(measured(), Worker(SPECS["cpu"])).targets
+    tiles = plan_tiles(*SIZE, grid, halo=resolved.deepest.margin, align=resolved.deepest.stride)
+    ownership, content = deal(tiles, [1.0]), torch.from_numpy(pixels(1))
+    cores = {tile.index: gather(content, tile.core).numpy() for tile in tiles}
+    reads = {tile.index: gather(content, tile.read).numpy() for tile in tiles}
+    moved: dict[int, int] = {}
+    with other_device():
+        work = PaintShard(ownership, reads, style, resolved, len(tiles), Course(steps=8), cores)
+        with Moved() as counter:
+            for event in work.run(Worker(SPECS[DEVICE.type]), Alone()):
+                if isinstance(event, Progress):
+                    moved[event.step] = max(counter.sizes, default=0)
+                    counter.sizes.clear()
+            at_the_end = max(counter.sizes)
+    assert moved[1] == max(pixels.size for pixels in reads.values())  # of the content, which goes there before
+    assert max(moved[step] for step in range(2, 9)) <= 4 * recipe.history**2
+    assert at_the_end >= sum(core.size for core in cores.values())

@@ -171,7 +171,7 @@ def resumed(kept: Kept, shard: Shard, device: torch.device) -> Iteration:
 def resized(carried: Carried, shard: Shard, spread: Spread, image: Tensor) -> State:
     """The optimiser's state for this scale's image."""
     parts, resampling = [part.open() for part in carried.parts], carried.resampling
-    ratio = resampling.old[0] * resampling.old[1] / (resampling.new[0] * resampling.new[1])
+    ratio = resampling.old.area / resampling.new.area
     return resize_state(carried.numbers, lambda name: vector(parts, name, shard, resampling).to(image), ratio, spread)
 
 
