@@ -26,8 +26,7 @@ from parallel_nst.networks.weights.states import State
 from parallel_nst.painting.gatys.minimise import Iteration, Minimum, finish, minimise
 from parallel_nst.painting.gatys.optimizers.choice import make_optimizer
 from parallel_nst.painting.gatys.preconditioner import Filter, broadened, unchanged
-from parallel_nst.painting.planning.scales import framed, framed_size
-from parallel_nst.painting.stylize import enlarged
+from parallel_nst.painting.planning.scales import enlarged, framed, framed_size
 from parallel_nst.recipe import Recipe, scale_sizes, scale_steps
 from parallel_nst.workers.opening import usable_cores
 

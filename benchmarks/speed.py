@@ -28,8 +28,7 @@ from parallel_nst.painting.gatys.losses import gram_part
 from parallel_nst.painting.gatys.minimise import Iteration, Objective, minimise
 from parallel_nst.painting.gatys.optimizers.choice import make_optimizer
 from parallel_nst.painting.gatys.optimizers.states import State, pack, resize_state
-from parallel_nst.painting.planning.scales import framed_size, unframed_size
-from parallel_nst.painting.stylize import enlarged
+from parallel_nst.painting.planning.scales import enlarged, framed_size, unframed_size
 from parallel_nst.painting.tiles.geometry import Rect
 from parallel_nst.recipe import Recipe, scale_sizes, scale_steps
 from parallel_nst.workers.opening import usable_cores

@@ -59,6 +59,10 @@ class Mode(Protocol[State]):
         mode (`ScaleResult.carried`)."""
         ...
 
+    def follow(self, before: ScaleResult) -> State:
+        """The first state, after the scale before."""
+        ...
+
     def restored(self, snapshot: Snapshot) -> State:
         """The state that a snapshot of this mode holds."""
         ...

@@ -26,6 +26,7 @@ from parallel_nst.painting.planning.footprint import worker_share
 from parallel_nst.painting.planning.memory import machine_memory
 from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.scales import (
+    InOnePiece,
     Scale,
     ScalePlan,
     ScaleResult,
@@ -34,7 +35,6 @@ from parallel_nst.painting.planning.scales import (
     framed,
     plan_scales,
     style_size_at,
-    unframed,
 )
 from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.resolved import ResolvedRecipe, resolve
@@ -120,16 +120,17 @@ def paint(
     for number in range(first, len(plans)):
         plan = plans[number]
         mode = mode_of(plan, scale_of(sources, plan, resolved, pool), resolved, pool)
-        states = ScaleRun(plans, number, callbacks or RunCallbacks()).states(mode, begun(mode, before, plan.size))
+        states = ScaleRun(plans, number, callbacks or RunCallbacks()).states(mode, begun(mode, before))
         del before  # what the scale begins with belongs to it, so that it goes with the first step
         before = mode.result(last(states))
         blending += before.blend_seconds
     assert isinstance(before, ScaleResult)
-    image = unframed(before.pixels).astype(np.float32, copy=False)
+    image, loss = before.image.picture().astype(np.float32, copy=False), before.loss
+    del before, mode, states  # the workers' parts, and all that the scale held, before more is made of the picture
     kept = with_colours_of(content.pixels, image) if resolved.recipe.preserve_color == "luminance" else image
     return Stylised(
         picture=carried(content, kept),
-        loss=before.loss,
+        loss=loss,
         step_ratio=step_ratio(image.transpose(2, 0, 1), plans[-1].picture_tiles),
         tiles=len(plans[-1].tiles),
         exact=plans[-1].exact,
@@ -141,7 +142,8 @@ def paint(
 def beginning(sources: SourcePictures, recipe: Recipe, plan: ScalePlan, spec: WorkerSpec) -> ScaleResult:
     """What the coarsest scale begins with, in the workers' precision."""
     pixels = framed(first_image(sources, recipe, plan.size), plan.size).whole
-    return ScaleResult(pixels.astype(np.float64 if spec.dtype == "float64" else np.float32, copy=False), math.nan)
+    precision = np.float64 if spec.dtype == "float64" else np.float32
+    return ScaleResult(InOnePiece(pixels.astype(precision, copy=False)), math.nan)
 
 
 def mode_of(plan: ScalePlan, scale: Scale, resolved: ResolvedRecipe, pool: Pool) -> Mode[Any]:
@@ -151,22 +153,14 @@ def mode_of(plan: ScalePlan, scale: Scale, resolved: ResolvedRecipe, pool: Pool)
     return (Synchronised if resolved.recipe.tiling.sync_every else Alone)(scale, resolved, pool)
 
 
-def begun(mode: Mode[State], before: Snapshot | ScaleResult, size: Size) -> State:
-    """The first state of a scale of this size, after the scale before it or from a snapshot within it."""
-    if isinstance(before, Snapshot):
-        return mode.restored(before)
-    return mode.start(enlarged(before.pixels, size), before.carried)
+def begun(mode: Mode[State], before: Snapshot | ScaleResult) -> State:
+    """The first state of a scale, after the scale before it or from a snapshot within it."""
+    return mode.restored(before) if isinstance(before, Snapshot) else mode.follow(before)
 
 
 def last(states: Iterator[State]) -> State:
     """The last of some states, of which there is at least one; none is kept longer than until the next."""
     return deque(states, maxlen=1)[0]
-
-
-def enlarged(pixels: np.ndarray, size: Size) -> np.ndarray:
-    """(3, H, W) with its frame, brought to `size` with its frame; as it is where it has that size."""
-    image = framed(unframed(pixels), size)
-    return pixels if image.size == pixels.shape[-2:] else image.whole.astype(pixels.dtype, copy=False)
 
 
 def budget_for(

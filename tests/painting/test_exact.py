@@ -10,6 +10,7 @@ import torch
 from ranks import on_ranks
 from tiny_networks import LAYERS, tiny_state
 
+from parallel_nst.files.size import Size
 from parallel_nst.networks.backbones import registry as checkpoints
 from parallel_nst.networks.backbones.base import Layer
 from parallel_nst.networks.backbones.loading import build_backbone
@@ -25,7 +26,7 @@ from parallel_nst.painting.gatys.objective import LocalObjective
 from parallel_nst.painting.gatys.optimizers.choice import make_optimizer
 from parallel_nst.painting.gatys.style import measure_style
 from parallel_nst.painting.mode import Due
-from parallel_nst.painting.planning.scales import FRAME, Framed, Scale
+from parallel_nst.painting.planning.scales import FRAME, Framed, Scale, enlarged
 from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.tiles.geometry import gather, plan_tiles, whole_tile
 from parallel_nst.painting.tiles.ownership import deal
@@ -352,6 +353,21 @@ def test_what_was_learnt_is_carried_to_a_larger_scale_whoever_has_the_tiles(opti
         np.testing.assert_allclose(pictures[2 + number], pictures[number], rtol=0, atol=1e-10)
         assert np.array_equal(pictures[4 + number], pictures[2 + number])
     assert np.abs(pictures[0] - pictures[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_a_scale_follows_from_the_enlarged_image_of_the_one_before_whoever_has_the_tiles(optimizer):
+    recipe = replace(RECIPE, optimizer=optimizer)
+    small, large = Setting((17, 31), recipe=recipe), Setting((24, 44), recipe=recipe)
+    pictures = []
+    for ranks, grid in [(1, (1, 1)), (1, (2, 2)), (3, (2, 2))]:
+        before = small.painted(grid, ranks)
+        pictures.append(large.painted(grid, ranks, start=lambda mode, before=before: mode.follow(before)).pixels)
+    image = enlarged(before.pixels.clip(0, 1), Size(24, 44))  # by OpenCV, in single precision
+    expected = large.painted((2, 2), 3, start=lambda mode: mode.start(image, before.carried)).pixels
+    np.testing.assert_allclose(pictures[1], pictures[0], rtol=0, atol=1e-10)
+    assert np.array_equal(pictures[2], pictures[1])
+    np.testing.assert_allclose(pictures[2], expected, rtol=0, atol=1e-4)
 
 
 def test_previews_are_the_picture_of_their_step():

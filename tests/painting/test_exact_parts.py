@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,12 +13,12 @@ from torch.nn.functional import interpolate
 from parallel_nst.files.size import Size
 from parallel_nst.painting.exact.filtered import Broadened
 from parallel_nst.painting.exact.halo import Halo
-from parallel_nst.painting.exact.parts import Part, Resampling, assembled, vector, whole
+from parallel_nst.painting.exact.parts import InParts, Part, Resampling, assembled, vector, whole
 from parallel_nst.painting.exact.preview import LONGEST, Reduction
 from parallel_nst.painting.exact.spread import RankSpread
 from parallel_nst.painting.gatys.half_precision import UNDIVIDED, Vector, extended, peak, rms
 from parallel_nst.painting.gatys.preconditioner import broadened
-from parallel_nst.painting.planning.scales import FRAME, Framed
+from parallel_nst.painting.planning.scales import FRAME, Framed, unframed
 from parallel_nst.painting.tiles.geometry import Rect, gather, plan_tiles
 from parallel_nst.painting.tiles.ownership import ALIGNMENT, Ownership, Shard, crossings, deal, dealt
 from parallel_nst.workers.pool import Here
@@ -290,6 +291,33 @@ def test_resampling_is_bilinear_with_a_mirrored_frame_and_knows_no_borders(old, 
     for tile in tiles_of(framed(new)):
         part = resampling.of(gather(values, resampling.source(tile.core)), tile.core)
         assert torch.equal(part, gather(found, tile.core))
+
+
+@pytest.mark.parametrize(("old", "new"), [((20, 10), (33, 15)), ((1, 1), (2, 3)), ((7, 40), (7, 41)), ((9, 9), (9, 9))])
+def test_cubic_resampling_is_that_of_opencv_and_knows_no_borders(old, new):
+    values = picture(framed(old)).float().numpy()
+    resampling = replace(Resampling.of_framed(framed(old), framed(new)), cubic=True)
+    everything = Rect(0, 0, *framed(new))
+    found = resampling.of(gather(values, resampling.source(everything)), everything)
+    inner = values[:, FRAME:-FRAME, FRAME:-FRAME].transpose(1, 2, 0)
+    expected = cv2.resize(np.ascontiguousarray(inner), new[::-1], interpolation=cv2.INTER_CUBIC)
+    np.testing.assert_allclose(found.numpy(), Framed(expected).whole, rtol=0, atol=2e-6)
+    for tile in tiles_of(framed(new)):
+        part = resampling.of(gather(values, resampling.source(tile.core)), tile.core)
+        assert torch.equal(part, gather(found, tile.core))
+
+
+@pytest.mark.parametrize("size", [(40, 71), (1, 1), (30, 20)])
+def test_an_image_in_parts_is_put_together_with_and_without_its_frame(size):
+    image = picture(framed(size)).numpy()
+    ownership = deal(tiles_of(framed(size), (3, 2)), [1.0] * 2)
+    parts = [
+        Part(ownership.shard(rank), Here({"image": shard_of(torch.from_numpy(image), ownership.shard(rank)).numpy()}))
+        for rank in range(ownership.ranks)
+    ]
+    made = InParts(parts, framed(size))
+    np.testing.assert_array_equal(made.pixels(), image)
+    np.testing.assert_array_equal(made.picture(), unframed(image))
 
 
 # Previews

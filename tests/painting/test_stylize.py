@@ -18,13 +18,13 @@ from parallel_nst.painting.gatys.objective import LocalObjective
 from parallel_nst.painting.gatys.optimizers.choice import make_optimizer
 from parallel_nst.painting.gatys.style import mixed
 from parallel_nst.painting.planning.profile import profile
-from parallel_nst.painting.planning.scales import FRAME, framed
+from parallel_nst.painting.planning.scales import FRAME, enlarged, framed
 from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.scale_run import RunCallbacks
 from parallel_nst.painting.sources import SourcePictures
 from parallel_nst.painting.style_targets import measured_style
-from parallel_nst.painting.stylize import enlarged, stylize, stylize_sources, whole_loss
+from parallel_nst.painting.stylize import stylize, stylize_sources, whole_loss
 from parallel_nst.painting.tiles.geometry import whole_tile
 from parallel_nst.recipe import LayerWeights, Recipe, TilingSpec
 from parallel_nst.workers.pool import SerialPool

@@ -19,6 +19,9 @@ _OPAQUE = ("JPEG", "BMP")
 _JPEG_EXIF = 65533  # bytes in one marker
 
 
+STRIP = 256  # rows
+
+
 @dataclass(frozen=True)
 class Parcel:
     """What an encoder of format `form` gets.
@@ -57,11 +60,14 @@ def _on_white(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _rounded(values: NDArray[np.float32], deep: bool) -> NDArray[Any]:
-    """[0, 1] to all steps of 8 or 16 bits, to the nearest; what lies outside is clipped."""
-    steps = np.clip(values, 0, 1)
-    steps *= 65535 if deep else 255
-    np.rint(steps, out=steps)
-    return steps.astype(np.uint16) if deep else steps.astype(np.uint8)
+    """[0, 1] to all steps of 8 or 16 bits, to the nearest; what lies outside is clipped. Strip by strip: a large
+    picture is not held once more in between."""
+    rounded = np.empty(values.shape, np.uint16 if deep else np.uint8)
+    for top in range(0, len(values), STRIP):
+        steps = np.clip(values[top : top + STRIP], 0, 1)
+        steps *= 65535 if deep else 255
+        rounded[top : top + STRIP] = np.rint(steps, out=steps)
+    return rounded
 
 
 def _with_profile(parcel: Parcel) -> Parcel:

@@ -13,11 +13,11 @@ import numpy as np
 from parallel_nst.errors import WorkerLost
 from parallel_nst.files.size import Size
 from parallel_nst.painting.exact.kept import Kept, kept_in, snapshot_of
-from parallel_nst.painting.exact.parts import Part, Resampling, whole
+from parallel_nst.painting.exact.parts import InParts, Part, Resampling
 from parallel_nst.painting.exact.preview import PreviewPart, Reduction
 from parallel_nst.painting.exact.rank import Carried, Course, End, KeptHere, Numbers, PaintShard, Preview
 from parallel_nst.painting.mode import Due, Report
-from parallel_nst.painting.planning.scales import Scale, ScaleResult
+from parallel_nst.painting.planning.scales import Scale, ScaleResult, enlarged, unframed_size
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import Snapshot
 from parallel_nst.painting.tiles.geometry import gather
@@ -46,8 +46,9 @@ class Learnt:
 class ExactState:
     """Where the optimisation of a picture in so many tiles stands. See `ScaleState`.
 
-    pixels: the first image (3, H, W); carried: from the scale before. shown: the picture, small, and kept: all that is
-    needed to go on from here, where they are due. end: what came of it, after the last step.
+    pixels: the first image (3, H, W), None to make it of what the scale before has left, which is `carried`. shown: the
+    picture, small, and kept: all that is needed to go on from here, where they are due. end: what came of it, after the
+    last step.
     """
 
     step: int
@@ -87,6 +88,13 @@ class Exact:
     def start(self, pixels: np.ndarray, carried: Learnt | None = None) -> ExactState:
         learnt = carried.at(self.scale.content.size) if carried else None
         return ExactState(0, len(self.scale.tiles), pixels, learnt)
+
+    def follow(self, before: ScaleResult) -> ExactState:
+        """After a scale in parts, each rank makes its own part of the first image from those."""
+        size = self.scale.content.size
+        if isinstance(before.carried, Learnt):
+            return ExactState(0, len(self.scale.tiles), carried=before.carried.at(size))
+        return self.start(enlarged(before.pixels, unframed_size(size)))
 
     def restored(self, snapshot: Snapshot) -> ExactState:
         kept = kept_in(snapshot, self.pool.share)
@@ -130,7 +138,7 @@ class Exact:
                 resolved=self.resolved,
                 graphs=scale.kept,
                 course=Course(scale.steps, due.previews, due.snapshots | keeps),
-                pixels={} if start.kept else own_pixels(start.pixels, ownership.shard(rank)),
+                pixels={} if start.pixels is None else own_pixels(start.pixels, ownership.shard(rank)),
                 carried=None if start.kept else start.carried,
                 kept=start.kept,
             )
@@ -138,9 +146,8 @@ class Exact:
         ]
 
 
-def own_pixels(pixels: np.ndarray | None, shard: Shard) -> dict[int, np.ndarray]:
+def own_pixels(pixels: np.ndarray, shard: Shard) -> dict[int, np.ndarray]:
     """The cores of a shard, cut from a picture (3, H, W)."""
-    assert pixels is not None
     return {index: gather(pixels, core) for index, core in shard.cores.items()}
 
 
@@ -220,4 +227,4 @@ class Hearing:
     def _result(self, loss: float) -> ScaleResult:
         parts = self._parts({rank: end.value for rank, end in self._ends.items()})
         size = self._ownership.size
-        return ScaleResult(whole(parts, "image", size), loss, Learnt(parts, self._ends[0].label.numbers, size))
+        return ScaleResult(InParts(parts, size), loss, Learnt(parts, self._ends[0].label.numbers, size))

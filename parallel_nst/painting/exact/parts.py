@@ -3,8 +3,9 @@ larger one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from parallel_nst.painting.tiles.ownership import CHANNELS, Shard
 from parallel_nst.workers.pool import Shared
 
 Vectors = Mapping[str, np.ndarray]  # flat, by name, laid out by a shard
+SHARPNESS = -0.75  # of cubic interpolation, as OpenCV has it
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,30 @@ def whole(parts: Sequence[Part], name: str, size: Size) -> np.ndarray:
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class InParts:
+    """An image with its frame that lies in parts; each is opened by itself."""
+
+    parts: Sequence[Part]
+    size: Size
+
+    def pixels(self) -> np.ndarray:
+        return whole(self.parts, "image", self.size)
+
+    def picture(self) -> np.ndarray:
+        inside = Rect(FRAME, FRAME, self.size.height - FRAME, self.size.width - FRAME)
+        found: np.ndarray | None = None
+        for part in self.parts:
+            flat = part.vectors.get()["image"]
+            found = np.empty((*unframed_size(self.size), CHANNELS), flat.dtype) if found is None else found
+            for index, core in part.shard.cores.items():
+                if common := core.common(inside):
+                    values = gather(part.shard.core(flat, index), common.within(core))
+                    gather(found.transpose(2, 0, 1), common.within(inside))[:] = values
+        assert found is not None
+        return found
+
+
 def vector(parts: Sequence[OpenPart], name: str, shard: Shard, resampling: Resampling | None = None) -> Tensor:
     """A vector over the cores of `shard`, flat: as it is or, resampled, in at least float32."""
     flat: Tensor | None = None
@@ -80,21 +106,23 @@ def vector(parts: Sequence[OpenPart], name: str, shard: Shard, resampling: Resam
 
 @dataclass(frozen=True)
 class Resampling:
-    """From a picture of one size to another, by bilinear interpolation, so that nothing overshoots; sizes are height
-    and width without the frame, which is mirrored anew. Any rectangle comes out as from the whole, to the bit."""
+    """From a picture of one size to another, without their frames, which are mirrored anew: by bilinear interpolation,
+    so that nothing overshoots, or by the sharper cubic one of OpenCV (a = -0.75). Any rectangle comes out as from the
+    whole, to the bit."""
 
     old: Size
     new: Size
+    cubic: bool = False
 
     @classmethod
     def of_framed(cls, old: Size, new: Size) -> Resampling:
         """Between pictures whose sizes are given with their frames."""
-        return cls(*(unframed_size(size) for size in (old, new)))
+        return cls(unframed_size(old), unframed_size(new))
 
     def source(self, rect: Rect) -> Rect:
         """What a rectangle of the new framed picture depends on in the old one."""
-        (top, bottom, _), (left, right, _) = self._axes(rect)
-        return Rect(int(top.min()), int(left.min()), int(bottom.max()) + 1, int(right.max()) + 1)
+        rows, columns = (axis.places for axis in self._axes(rect))
+        return Rect(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
 
     def of(self, values: np.ndarray, rect: Rect) -> Tensor:
         """The rectangle (3, h, w); values: its `source`."""
@@ -105,24 +133,50 @@ class Resampling:
 
     def _axes(self, rect: Rect) -> tuple[Axis, Axis]:
         spans = (rect.top, rect.bottom), (rect.left, rect.right)
-        rows, columns = (axis(old, new, *span) for old, new, span in zip(self.old, self.new, spans, strict=True))
+        taps = cubic_taps if self.cubic else linear_taps
+        rows, columns = (axis(old, new, *span, taps) for old, new, span in zip(self.old, self.new, spans, strict=True))
         return rows, columns
 
 
-Axis = tuple[np.ndarray, np.ndarray, np.ndarray]  # positions below and above, and the share of the one above
+class Axis(NamedTuple):
+    """Along one side, which old positions each new one is made of, and their weights, both (taps, new positions)."""
+
+    places: np.ndarray
+    weights: np.ndarray
 
 
-def axis(old: int, new: int, start: int, end: int) -> Axis:
-    """Where the positions [start, end) of `new` px with their frame lie among `old` px with theirs."""
+Taps = Callable[[np.ndarray], tuple[int, np.ndarray]]
+
+
+def linear_taps(share: np.ndarray) -> tuple[int, np.ndarray]:
+    """The offset of the first tap, and the weights of a position that lies so far beyond an old one, 0 to 1."""
+    return 0, np.stack([1 - share, share])
+
+
+def cubic_taps(share: np.ndarray) -> tuple[int, np.ndarray]:
+    """The same of Keys, Cubic convolution interpolation for digital image processing (1981), eq. 4 with a = -0.75."""
+    near, far = (((SHARPNESS + 2) * d - (SHARPNESS + 3)) * d * d + 1 for d in (share, 1 - share))
+    outer = ((SHARPNESS * (share + 1) - 5 * SHARPNESS) * (share + 1) + 8 * SHARPNESS) * (share + 1) - 4 * SHARPNESS
+    return -1, np.stack([outer, near, far, 1 - outer - near - far])
+
+
+def axis(old: int, new: int, start: int, end: int, taps: Taps) -> Axis:
+    """Where the positions [start, end) of `new` px with their frame lie among `old` px with theirs. Beyond the edges
+    the last position goes on."""
     mirrored = np.pad(np.arange(new), FRAME, mode="symmetric")[start:end]
-    place = np.maximum((mirrored + 0.5) * (old / new) - 0.5, 0)
-    below = np.minimum(place.astype(np.int64), old - 1)
-    return below + FRAME, np.minimum(below + 1, old - 1) + FRAME, place - below
+    place = (mirrored + 0.5) * (old / new) - 0.5
+    below = np.floor(place).astype(np.int64)
+    first, weights = taps(place - below)
+    places = below + np.arange(first, first + len(weights))[:, None]
+    return Axis(places.clip(0, old - 1) + FRAME, weights)
 
 
-def between(values: Tensor, dim: int, places: Axis, origin: int) -> Tensor:
+def between(values: Tensor, dim: int, axis: Axis, origin: int) -> Tensor:
     """Values interpolated along one dimension, whose first position is `origin`."""
-    below, above, share = places
-    low, high = (values.index_select(dim, torch.from_numpy(index - origin)) for index in (below, above))
-    weight = torch.from_numpy(share).to(values.dtype)
-    return torch.lerp(low, high, weight.view(-1, 1) if dim == 1 else weight)
+    places, weights = torch.from_numpy(axis.places - origin), torch.from_numpy(axis.weights).to(values.dtype)
+    weights = weights[..., None] if dim == 1 else weights
+    made = torch.zeros(())
+    for number, (place, weight) in enumerate(zip(places, weights, strict=True)):
+        part = values.index_select(dim, place).mul_(weight)
+        made = made.add_(part) if number else part
+    return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,8 @@ class Course:
 @dataclass(frozen=True)
 class PaintShard:
     """A rank's work. content: of the rectangle that each own tile reads, by tile (3, h, w). graphs: see
-    `RankObjective`. pixels: the first image on each own core, like the content; not needed to go on from `kept`."""
+    `RankObjective`. pixels: the first image on each own core, like the content; without it the image is made of what
+    was `carried`, or goes on from what was `kept`."""
 
     ownership: Ownership
     content: Mapping[int, np.ndarray]
@@ -109,12 +110,19 @@ class PaintShard:
         """The first iteration, or the one that was kept."""
         if self.kept is not None:
             return resumed(self.kept, shard, worker.device)
-        image = torch.zeros(shard.elements, dtype=worker.precision, device=worker.device)
-        for index, pixels in self.pixels.items():
-            shard.core(image, index).copy_(torch.from_numpy(np.array(pixels)))
+        image = self._first_image(worker, shard)
         if self.carried is None:
             return Iteration.start(image, make_optimizer(self.resolved.recipe, spread).init(image))
         return Iteration.start(image, resized(self.carried, shard, spread, image))
+
+    def _first_image(self, worker: Worker, shard: Shard) -> Tensor:
+        if not self.pixels:
+            assert self.carried is not None
+            return enlarged(self.carried, shard).to(worker.device, worker.precision)
+        image = torch.zeros(shard.elements, dtype=worker.precision, device=worker.device)
+        for index, pixels in self.pixels.items():
+            shard.core(image, index).copy_(torch.from_numpy(np.array(pixels)))
+        return image
 
 
 def painted(
@@ -166,6 +174,12 @@ def resumed(kept: Kept, shard: Shard, device: torch.device) -> Iteration:
     loss, best_loss = kept.numbers["last"].tolist()
     best = Minimum(vectors["best"], best_loss)
     return Iteration(vectors["image"], unpack({**state, **kept.numbers}), best, kept.step, loss)
+
+
+def enlarged(carried: Carried, shard: Shard) -> Tensor:
+    """The image of the scale before, brought to this scale's size, in [0, 1]."""
+    parts = [part.open() for part in carried.parts]
+    return vector(parts, "image", shard, replace(carried.resampling, cubic=True)).clamp_(0, 1)
 
 
 def resized(carried: Carried, shard: Shard, spread: Spread, image: Tensor) -> State:

@@ -16,7 +16,7 @@ from parallel_nst.painting.independent.blended import blended
 from parallel_nst.painting.independent.targets import measured_grams, tile_targets
 from parallel_nst.painting.independent.tasks import OptimisedTile, tile_task
 from parallel_nst.painting.mode import Due, Report
-from parallel_nst.painting.planning.scales import Scale, ScaleResult, unframed
+from parallel_nst.painting.planning.scales import Scale, ScaleResult, enlarged, unframed, unframed_size
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import Snapshot
 from parallel_nst.painting.tiles.geometry import gather
@@ -62,6 +62,9 @@ class Alone:
 
     def start(self, pixels: np.ndarray, carried: Any = None) -> TilesDone:
         return TilesDone(self.scale, pixels, {})
+
+    def follow(self, before: ScaleResult) -> TilesDone:
+        return self.start(enlarged(before.pixels, unframed_size(self.scale.content.size)))
 
     def restored(self, snapshot: Snapshot) -> TilesDone:
         tiles = {int(index): value.numpy() for index, value in snapshot.under("tile").items()}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from parallel_nst.painting.independent.targets import shares
 from parallel_nst.painting.independent.tasks import OptimisedTile
-from parallel_nst.painting.planning.scales import Scale, ScaleResult
+from parallel_nst.painting.planning.scales import InOnePiece, Scale, ScaleResult
 from parallel_nst.painting.tiles.blend import Blend
 
 
@@ -19,4 +19,4 @@ def blended(scale: Scale, overlap: int, results: Sequence[OptimisedTile]) -> Sca
     for tile, result in zip(scale.tiles, results, strict=True):
         blend.add(tile, result.pixels)
     loss = sum(share * result.loss for share, result in zip(shares(scale.tiles), results, strict=True))
-    return ScaleResult(blend.result(), loss, blend_seconds=time.perf_counter() - began)
+    return ScaleResult(InOnePiece(blend.result()), loss, blend_seconds=time.perf_counter() - began)

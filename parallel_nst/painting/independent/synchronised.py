@@ -22,7 +22,7 @@ from parallel_nst.painting.independent.targets import measured_grams, tile_targe
 from parallel_nst.painting.independent.tasks import PackState, Round, tile_task
 from parallel_nst.painting.mode import Due, Report
 from parallel_nst.painting.named_tensors import prefixed
-from parallel_nst.painting.planning.scales import Scale, ScaleResult, unframed
+from parallel_nst.painting.planning.scales import InOnePiece, Scale, ScaleResult, enlarged, unframed, unframed_size
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import Snapshot
 from parallel_nst.workers.pool import Pinned, Pool
@@ -69,6 +69,9 @@ class Synchronised:
         grams = measured_grams(pixels, self.scale, self.resolved, self.pool)
         return Exchange(pixels, 0, 0.0, grams, lambda: [None] * len(grams))
 
+    def follow(self, before: ScaleResult) -> Exchange:
+        return self.start(enlarged(before.pixels, unframed_size(self.scale.content.size)))
+
     def restored(self, snapshot: Snapshot) -> Exchange:
         tiles = range(len(self.scale.tiles))
         states = [snapshot.under(f"state.{index}") or None for index in tiles]
@@ -89,7 +92,7 @@ class Synchronised:
             yield now
 
     def result(self, end: Exchange) -> ScaleResult:
-        return ScaleResult(end.pixels, end.loss, blend_seconds=end.blend_seconds)
+        return ScaleResult(InOnePiece(end.pixels), end.loss, blend_seconds=end.blend_seconds)
 
     def _after_round(self, now: Exchange, states: Sequence[PackedState], report: Report) -> Exchange:
         """The next exchange. states: what tiles are given of their optimisers."""

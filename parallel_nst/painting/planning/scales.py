@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -90,18 +90,48 @@ class Scale:
     kept: int = 1
 
 
+class PaintedImage(Protocol):
+    """An image with its frame, wherever it lies; put together when it is asked for."""
+
+    def pixels(self) -> np.ndarray:
+        """(3, H + 2 FRAME, W + 2 FRAME)."""
+        ...
+
+    def picture(self) -> np.ndarray:
+        """(H, W, 3), without the frame."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class InOnePiece:
+    """An image that lies here."""
+
+    array: np.ndarray
+
+    def pixels(self) -> np.ndarray:
+        return self.array
+
+    def picture(self) -> np.ndarray:
+        return unframed(self.array)
+
+
 @dataclass(frozen=True)
 class ScaleResult:
-    """pixels (3, H, W); loss; what the mode carries over to a next scale of its own kind; seconds spent blending.
+    """image; loss; what the mode carries over to a next scale of its own kind; seconds spent blending.
 
     loss of independent tiles is the mean over tiles, weighted by area. With targets of their own it is an upper bound
     of the style loss of the whole, because the whole's deviation is the weighted mean of the tiles' deviations.
     """
 
-    pixels: np.ndarray
+    image: PaintedImage
     loss: float
     carried: Any = None
     blend_seconds: float = 0.0
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """(3, H + 2 FRAME, W + 2 FRAME)."""
+        return self.image.pixels()
 
 
 def final_size(content: Size, recipe: Recipe) -> Size:
@@ -185,6 +215,12 @@ def unframed_size(framed: Size) -> Size:
 def framed(pixels: np.ndarray, size: Size) -> Framed:
     """(H, W, 3) resized to `size`, with its frame. A picture that has this size is not copied."""
     return Framed(pixels if pixels.shape[:2] == size else resize(pixels, size))
+
+
+def enlarged(pixels: np.ndarray, size: Size) -> np.ndarray:
+    """(3, H, W) with its frame, brought to `size` with its frame; as it is where it has that size."""
+    image = framed(unframed(pixels), size)
+    return pixels if image.size == pixels.shape[-2:] else image.whole.astype(pixels.dtype, copy=False)
 
 
 def unframed(pixels: np.ndarray) -> np.ndarray:
