@@ -5,6 +5,7 @@ import sqlite3
 import pytest
 
 from parallel_nst.errors import BadInput
+from parallel_nst.files.size import Size
 from parallel_nst.web.store import JobStore, shown_name
 
 
@@ -105,7 +106,7 @@ def test_a_job_that_kills_every_server_is_given_up(store):
 def test_every_job_is_accounted_for_and_nothing_else_stays(store):
     jobs = [added(store) for _ in range(4)]
     store.claim("painting")
-    store.end(jobs[0].id, "done", size=(3, 2))
+    store.end(jobs[0].id, "done", size=Size(2, 3))
     (store.folder / "jobs" / "of-no-job").mkdir()
     (store.incoming / "half").write_bytes(b"x")
     after = reopened(store)

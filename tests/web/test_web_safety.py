@@ -296,7 +296,7 @@ def test_a_decoded_picture_is_the_picture(tmp_path):
         picture = decoders.picture(path)
         assert np.array_equal(np.rint(picture.pixels * 255), pixels[..., :3])
         assert np.array_equal(np.rint(picture.alpha * 255), pixels[..., 3])
-        assert decoders.convert(path, to) == ((7, 9), None)
+        assert decoders.convert(path, to) == ((9, 7), None)
         assert np.array_equal(np.asarray(Image.open(to)), pixels)
         assert max(decoders.picture(path, 3).size) == 3
     finally:
