@@ -1,4 +1,4 @@
-"""Is a picture in four tiles on two workers done sooner than in one piece on all cores, and what does it cost?
+"""Is a picture in tiles on two workers done sooner than in one piece on all cores, and what does it cost?
 
 The commands run in turn, as a user runs them, on the same picture with the same scales and steps. Times are what the
 command itself reports; wall time and memory are taken from outside.
@@ -22,6 +22,7 @@ import psutil
 TILED = ["tile-run", "--tiles", "4", "--workers", "2"]
 COMMANDS = {
     "one piece, all cores": ["run"],
+    "two exact tiles, two workers": ["tile-run", "--tiles", "2", "--workers", "2"],
     "four exact tiles, two workers": TILED,
     "four exact tiles, two threads": [*TILED, "--in-process"],
     "four independent tiles, two workers": [*TILED, "--mode", "independent"],
@@ -84,7 +85,7 @@ def main() -> None:
     first = whole[0]
     given = " and " + " ".join(Path(option).name for option in arguments.options) if arguments.options else ""
     parts = [
-        "Four tiles on two workers of one thread each against one piece on all cores: the same picture, scales and "
+        "Tiles on two workers of one thread each against one piece on all cores: the same picture, scales and "
         f"steps; {first['width']}x{first['height']} px, pnst's defaults{given}, "
         f"{arguments.repeats} runs of each in turn. Median (least to greatest).",
         *(
@@ -117,7 +118,7 @@ def main() -> None:
             ],
         ),
     ]
-    print(page.write(__file__, "Four tiles against one piece", parts))
+    print(page.write(__file__, "Tiles against one piece", parts))
 
 
 if __name__ == "__main__":
