@@ -108,7 +108,7 @@ def planned(run: Run, options: argparse.Namespace) -> tuple[float, float]:
         optimizer=run.optimizer,
         tiling=TilingSpec(mode="exact"),
     )
-    driver = driver_bytes(*run.size)
+    driver = driver_bytes(run.size, recipe)
     share = int((options.memory * 2**30 - driver) / run.report["workers"])
     job = PlanJob(run.size, run.report["workers"], f"{share / MIB:.3f}MiB", 100.0, recipe=recipe)
     needs = plan(job).forecast

@@ -195,12 +195,13 @@ def check_memory(content: Size, style: Size, recipe: Recipe, memory: int | None)
     longest = recipe.size or max(content)
     sizes = fit(content, longest), style_size_at(style, longest, longest, recipe)
     for name, size in zip(("size", "style_size"), sizes, strict=True):
-        need = driver_bytes(*size) + (optimiser_bytes(*size, recipe) if size == sizes[0] else 0)
+        need = driver_bytes(size, recipe) + (optimiser_bytes(size, recipe) if size == sizes[0] else 0)
         if need > have:
             whose = "--memory allows" if memory else "this machine has"
+            smaller = "a smaller one" if driver_bytes(Size(1, 1), recipe) <= have else "more memory"
             raise BadInput(
                 f"{name} is {max(size)}: {size} px take {need / 1e9:,.1f} GB or more, {whose} "
-                f"{have / 1e9:,.1f}; give {'a smaller one' if driver_bytes(1, 1) <= have else 'more memory'}"
+                f"{have / 1e9:,.1f}; give {smaller}"
             )
 
 
@@ -213,9 +214,8 @@ def memory_share(job: PictureJob, memory: int | None, pool: Pool, content: Size)
         return memory or known
     if memory is None:
         return None
-    height, width = final_size(content, job.recipe)
     ray = not job.in_process and crew.workers > 1
-    return worker_share(memory, height, width, crew.workers, ray=ray)
+    return worker_share(memory, final_size(content, job.recipe), job.recipe, crew.workers, ray=ray)
 
 
 def identity_of(job: PictureJob, recipe: Recipe) -> str:

@@ -130,19 +130,18 @@ def memory_of_gpu() -> tuple[int, tuple[str, ...]]:
 def memory_here(job: PlanJob, recipe: Recipe, staff: Staff) -> tuple[int, tuple[str, ...]]:
     """Of this machine's memory. Workers beyond its cores are taken to be on other machines of its kind."""
     have, cores = machine_memory(), pools.usable_cores()
-    height, width = job.size
     if staff.workers > cores:
         share = have // cores
         return share, (
             f"memory: {memory_text(share)} a worker, as if they were on machines like this one, {cores} on each",
         )
-    driver = driver_bytes(height, width)
+    driver = driver_bytes(job.size, recipe)
     if driver >= have:
         raise BadInput(
-            f"{width}x{height} px take {memory_text(driver)} of memory beside the workers, and this machine has "
+            f"{job.size} px take {memory_text(driver)} of memory beside the workers, and this machine has "
             f"{memory_text(have)}; give --memory to plan for another one, or a smaller --size"
         )
-    share = worker_share(have, height, width, staff.workers)
+    share = worker_share(have, job.size, recipe, staff.workers)
     return share, (f"memory: {memory_text(share)} a worker is what this machine has",)
 
 

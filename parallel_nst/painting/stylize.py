@@ -176,8 +176,7 @@ def budget_for(
     A pool of one worker is this process, and the optimiser's pictures are its own.
     """
     if memory is None:
-        height, width = final_size(content, resolved.recipe)
-        memory = worker_share(machine_memory(), height, width, workers)
+        memory = worker_share(machine_memory(), final_size(content, resolved.recipe), resolved.recipe, workers)
     layers, dtype = resolved.layers, getattr(torch, spec.dtype)
     return Budget(workers, memory, profile(backbone, layers.style, layers.content, dtype))
 

@@ -225,9 +225,11 @@ def test_an_optimiser_that_remembers_more_leaves_room_for_less():
 def test_the_optimiser_is_shared_out_among_the_workers():
     recipe = Recipe(history=20)
     assert image_copies(recipe) == 28
-    assert optimiser_bytes(1000, 1000, recipe) == 28 * PIXEL * 1_000_000
-    assert optimiser_bytes(1000, 1000, replace(recipe, tiling=TilingSpec(mode="independent"))) == 0
-    assert driver_bytes(2000, 1000) - driver_bytes(1000, 1000) < optimiser_bytes(1000, 1000, recipe)
+    assert optimiser_bytes(Size(1000, 1000), recipe) == 28 * PIXEL * 1_000_000
+    assert optimiser_bytes(Size(1000, 1000), replace(recipe, tiling=TilingSpec(mode="independent"))) == 0
+    assert driver_bytes(Size(2000, 1000), recipe) - driver_bytes(Size(1000, 1000), recipe) < optimiser_bytes(
+        Size(1000, 1000), recipe
+    )
     cut = cut_in(np.full(8, 900), np.full(8, 500), 4)
     assert cut.owned == 1000
     short, long = (exact_bytes(COSTS, cut, 2, Recipe(history=history)) for history in (5, 20))

@@ -142,8 +142,8 @@ class GatysStylizer:
         costs = profile(backbone, layers.style, layers.content, getattr(torch, worker.spec.dtype))
 
         def paint(picture: Picture) -> Painted:
-            height, width = final_size(picture.size, self.recipe)
-            budget = Budget(1, worker_share(self.memory, height, width, 1), costs)
+            share = worker_share(self.memory, final_size(picture.size, self.recipe), self.recipe, 1)
+            budget = Budget(1, share, costs)
             made = paint_picture(
                 SourcePictures(picture, [self.style]), settled(picture.size, resolved, budget), pool, budget
             )

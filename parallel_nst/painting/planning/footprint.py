@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from parallel_nst.files.size import Size
 from parallel_nst.painting.planning.cuts import Cut
 from parallel_nst.painting.planning.profile import Profile
 from parallel_nst.recipe import Recipe
@@ -19,6 +20,9 @@ WORK_FACTOR = 2.1  # the tile being computed: the workspaces of the convolutions
 TILE_COPIES = 4  # of its pixels: received, as a tensor, on their way back, and those of the next tile
 RAY = 750e6  # a local Ray's own processes
 PICTURES = 6  # float32 copies that a process holds of what it paints: see `image_copies`
+HELD = (
+    3.5  # the same of the program that hands exact tiles out: the content, what comes back, and what is written of it
+)
 DRIVER = 500e6  # the same of the process that holds the picture, with its files' codecs
 
 
@@ -57,19 +61,19 @@ def image_copies(recipe: Recipe) -> int:
     return PICTURES + (recipe.average > 0) + (2 + recipe.history if recipe.optimizer == "lbfgs" else 0)
 
 
-def optimiser_bytes(height: int, width: int, recipe: Recipe) -> int:
+def optimiser_bytes(size: Size, recipe: Recipe) -> int:
     """What the optimisation of a whole picture of this size holds, in all processes; of independent tiles, which come
     one after the other, nothing is sure."""
-    return image_copies(recipe) * PIXEL * height * width if recipe.tiling.mode == "exact" else 0
+    return image_copies(recipe) * PIXEL * size.area if recipe.tiling.mode == "exact" else 0
 
 
-def driver_bytes(height: int, width: int) -> int:
-    """Memory of the process that holds a whole picture of this size; who optimises it has its own."""
-    return int(DRIVER + PICTURES * PIXEL * height * width)
+def driver_bytes(size: Size, recipe: Recipe) -> int:
+    """Memory of the process that reads and writes a picture of this size; who optimises it has its own."""
+    return int(DRIVER + (HELD if recipe.tiling.mode == "exact" else PICTURES) * PIXEL * size.area)
 
 
-def worker_share(memory: int, height: int, width: int, workers: int, *, ray: bool = False) -> int:
+def worker_share(memory: int, size: Size, recipe: Recipe, workers: int, *, ray: bool = False) -> int:
     """What each of a machine's workers may take of `memory`: an equal part of what the driver leaves, and a local Ray's
     own processes where they are to be counted."""
-    left = memory - driver_bytes(height, width) - (int(RAY) if ray else 0)
+    left = memory - driver_bytes(size, recipe) - (int(RAY) if ray else 0)
     return max(0, left) // workers

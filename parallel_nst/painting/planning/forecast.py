@@ -100,7 +100,7 @@ def forecast(plans: Sequence[ScalePlan], resolved: ResolvedRecipe, budget: Budge
         scales=tuple(scale_forecast(plan, resolved, budget, speed) for plan in plans),
         halo=resolved.deepest.margin if recipe.tiling.mode == "exact" else 0,
         worker_bytes=max((tile_bytes(plan, recipe, budget) for plan in tiled), default=0),
-        driver_bytes=driver_bytes(*framed_size(plans[-1].size)) + max(0, int(whole - PROCESS)),
+        driver_bytes=driver_bytes(framed_size(plans[-1].size), recipe) + max(0, int(whole - PROCESS)),
     )
 
 
