@@ -6,6 +6,7 @@ PnstError
 ├── Diverged            the loss has ceased to be a number
 ├── OutOfMemory         a worker's memory does not suffice
 ├── WorkerLost          a worker died, or hung, more often than it is replaced
+├── Busy                more waits than may wait
 └── ClusterUnavailable  Ray, or a cluster, cannot be started or reached
 
 The system's own errors about files (OSError) go through as they are: `message_of` names the file.
@@ -36,6 +37,17 @@ class OutOfMemory(PnstError, RuntimeError):
 
 class WorkerLost(PnstError, RuntimeError):
     """A worker died, or hung, more often than it is replaced."""
+
+
+class Busy(PnstError, RuntimeError):
+    """More waits than may wait. seconds: after which to ask again."""
+
+    def __init__(self, message: str, seconds: int) -> None:
+        super().__init__(message, seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class ClusterUnavailable(PnstError, RuntimeError):

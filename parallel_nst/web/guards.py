@@ -17,7 +17,7 @@ from http.cookies import CookieError, SimpleCookie
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from parallel_nst.web.settings import ServeSettings
+from parallel_nst.web.settings import PictureSettings
 
 COOKIE = "pnst_session"
 OPEN = ("/", "/page/", "/healthz", "/readyz", "/v1/session")  # without a token; what ends in / stands for all below
@@ -49,7 +49,7 @@ class Refusal:
 class Guards:
     """Around the application."""
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: PictureSettings) -> None:
         self._app, self._settings = app, settings
         self._session = session_of(settings.token)
 

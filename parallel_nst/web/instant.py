@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from parallel_nst.errors import PnstError
+from parallel_nst.errors import Busy
 from parallel_nst.files.images import Picture
 from parallel_nst.jobs.batch.methods import TOGETHER
 from parallel_nst.jobs.batch.stylizers import SHARE_OF_GPU
@@ -24,14 +27,6 @@ from parallel_nst.workers.opening import local_device, native_bfloat16, usable_c
 
 READY = 4  # models that are kept
 SHARE_OF_MEMORY = 0.5  # of what is free
-
-
-class Busy(PnstError):
-    """More waits than may wait. seconds: after which to ask again."""
-
-    def __init__(self, message: str, seconds: int) -> None:
-        super().__init__(message)
-        self.seconds = seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +44,27 @@ class InstantRequest:
         return bare and self.model == other.model and self.content.size == other.content.size
 
 
+class Painter(Protocol):
+    """Who paints pictures at once, wherever that is."""
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+
+    def paint(self, request: InstantRequest) -> Coroutine[Any, Any, Picture]:
+        """The picture; given up when whoever waits for it is cancelled. Busy where too many wait."""
+
+
 Waiting = tuple[InstantRequest, "Future[Picture]"]
 
 
 class InstantStylizer:
     """Paints in the order in which it is asked. Threads may share it."""
 
-    def __init__(self, catalogue: Catalogue, most: int, device: str = "auto") -> None:
-        """most: requests that may wait."""
+    def __init__(self, catalogue: Catalogue, most: int, threads: int | None = None, device: str = "auto") -> None:
+        """most: requests that may wait. threads: None: one for each core."""
         self._catalogue, self._most = catalogue, most
+        self._threads = threads or usable_cores()
         self._device = torch.device(local_device(device))
         self._ready: OrderedDict[str, Generator] = OrderedDict()
         self._waiting: deque[Waiting] = deque()
@@ -81,6 +88,10 @@ class InstantStylizer:
             self._changed.notify()
         return future
 
+    async def paint(self, request: InstantRequest) -> Picture:
+        """As `Painter.paint`."""
+        return await asyncio.wrap_future(self.submit(request))
+
     def close(self) -> None:
         """Paint what is being painted, and no more."""
         with self._changed:
@@ -91,7 +102,7 @@ class InstantStylizer:
             future.cancel()
 
     def _work(self) -> None:
-        torch.set_num_threads(usable_cores())
+        torch.set_num_threads(self._threads)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from parallel_nst.web.board import Board
-from parallel_nst.web.instant import InstantStylizer
+from parallel_nst.web.instant import Painter
 from parallel_nst.web.store import STATES, JobStore
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -20,7 +20,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 class Metrics:
     """A registry of its own, so that several servers of one process do not meet."""
 
-    def __init__(self, store: JobStore, board: Board, instant: InstantStylizer) -> None:
+    def __init__(self, *gauges: Collector) -> None:
         self.registry = CollectorRegistry()
         names = ("method", "route", "status")
         self.requests = Counter("pnst_requests", "Requests answered.", names, registry=self.registry)
@@ -31,7 +31,8 @@ class Metrics:
             registry=self.registry,
             buckets=SECONDS,
         )
-        self.registry.register(Gauges(store, board, instant))
+        for gauge in gauges:
+            self.registry.register(gauge)
 
     def text(self) -> bytes:
         """In Prometheus' own form."""
@@ -41,18 +42,31 @@ class Metrics:
 class Gauges(Collector):
     """What is read when somebody asks."""
 
-    def __init__(self, store: JobStore, board: Board, instant: InstantStylizer) -> None:
-        self._store, self._board, self._instant = store, board, instant
-
     def describe(self) -> Iterator[GaugeMetricFamily]:
         return iter(())
+
+
+class PainterGauges(Gauges):
+    """Of pictures at once."""
+
+    def __init__(self, painter: Painter) -> None:
+        self._painter = painter
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        yield GaugeMetricFamily("pnst_instant_waiting", "Pictures that wait for a generator.", self._painter.waiting)
+
+
+class JobGauges(Gauges):
+    """Of the queue and those who watch it."""
+
+    def __init__(self, store: JobStore, board: Board) -> None:
+        self._store, self._board = store, board
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         jobs = GaugeMetricFamily("pnst_jobs", "Jobs in each state.", labels=["state"])
         for state in STATES:
             jobs.add_metric([state], self._store.count(state))
         yield jobs
-        yield GaugeMetricFamily("pnst_instant_waiting", "Pictures that wait for a generator.", self._instant.waiting)
         yield GaugeMetricFamily("pnst_event_listeners", "Callers that follow events.", self._board.listeners)
 
 

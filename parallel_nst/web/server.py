@@ -31,6 +31,8 @@ def serve(settings: ServeSettings, notify: Callable[[str], None]) -> None:
             timeout_keep_alive=10,
             timeout_graceful_shutdown=GRACE,
             lifespan="off",
+            loop="asyncio",  # the same everywhere, whatever else is installed
+            http="h11",
             ws="none",
         )
         Server(config, service.board.close).run(sockets=[listener])

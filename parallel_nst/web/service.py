@@ -6,16 +6,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from parallel_nst.files.locks import folder_lock
 from parallel_nst.recipe import Recipe
 from parallel_nst.web.board import Board
 from parallel_nst.web.catalogue import Catalogue
 from parallel_nst.web.decoders import Decoders
-from parallel_nst.web.instant import InstantStylizer
-from parallel_nst.web.metrics import Metrics
+from parallel_nst.web.instant import InstantStylizer, Painter
+from parallel_nst.web.metrics import JobGauges, Metrics, PainterGauges
 from parallel_nst.web.runner import OpenPool, Runner
-from parallel_nst.web.settings import ServeSettings
+from parallel_nst.web.settings import PictureSettings, ServeSettings
 from parallel_nst.web.store import JobStore
 from parallel_nst.workers.opening import Workload, open_pool
 from parallel_nst.workers.pool import Pool
@@ -25,18 +26,28 @@ BETWEEN_CLEANINGS = 600.0  # seconds
 MOST_INSTANT = 64  # requests of /v1/stylize that may wait
 
 
-@dataclass(frozen=True)
-class Service:
-    """A server's parts."""
+@dataclass(frozen=True, kw_only=True)
+class PictureService:
+    """What it takes to answer with pictures at once. incoming: folder for what is being read. ready: whether there is
+    somebody who works."""
+
+    settings: PictureSettings
+    incoming: Path
+    decoders: Decoders
+    catalogue: Catalogue
+    painter: Painter
+    metrics: Metrics
+    ready: Callable[[], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service(PictureService):
+    """And to keep a queue of jobs."""
 
     settings: ServeSettings
     store: JobStore
     board: Board
-    decoders: Decoders
-    catalogue: Catalogue
-    instant: InstantStylizer
     runner: Runner
-    metrics: Metrics
 
 
 @contextmanager
@@ -65,7 +76,18 @@ def opened(
         stack.callback(runner.close)
         stack.callback(board.close)
         stack.enter_context(cleaning(store, settings.keep))
-        yield Service(settings, store, board, decoders, catalogue, instant, runner, Metrics(store, board, instant))
+        yield Service(
+            settings=settings,
+            incoming=store.incoming,
+            decoders=decoders,
+            catalogue=catalogue,
+            painter=instant,
+            metrics=Metrics(PainterGauges(instant), JobGauges(store, board)),
+            ready=lambda: runner.alive,
+            store=store,
+            board=board,
+            runner=runner,
+        )
 
 
 def pool_of(settings: ServeSettings, notify: Callable[[str], None]) -> Pool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from parallel_nst.web.board import Board
+from parallel_nst.web.board import Board, Live
 from parallel_nst.web.catalogue import Catalogue
 from parallel_nst.web.store import Job, JobStore, Kind, State
 
@@ -34,18 +34,6 @@ class ModelsView(BaseModel):
     max_bytes: int = Field(description="of a request")
 
 
-class ProgressView(BaseModel):
-    """How far a running job is."""
-
-    share: float = Field(description="of all its work, 0 to 1")
-    scale: int
-    scales: int
-    step: int
-    steps: int
-    loss: float
-    seconds_left: float | None
-
-
 class JobView(BaseModel):
     """A job."""
 
@@ -62,7 +50,7 @@ class JobView(BaseModel):
     width: int | None = Field(description="of the result, px")
     height: int | None
     preview: bool = Field(description="whether there is a preview")
-    progress: ProgressView | None
+    progress: Live | None
 
 
 class JobsView(BaseModel):
@@ -101,12 +89,11 @@ def job_views(jobs: list[Job], store: JobStore, board: Board) -> list[JobView]:
 
 
 def job_view(job: Job, place: int | None, store: JobStore, board: Board) -> JobView:
-    live = board.live(job.id) if job.state == "running" else None
     names = "id kind state name created started ended message width height".split()
     return JobView(
         **{name: getattr(job, name) for name in names},
         settings=dict(job.settings),
         place=place,
         preview=store.files(job.id).preview.exists(),
-        progress=None if live is None else ProgressView(**vars(live)),
+        progress=board.live(job.id) if job.state == "running" else None,
     )

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from parallel_nst.errors import BadInput
+from parallel_nst.errors import BadInput, Busy
 from parallel_nst.files.images import Picture
 from parallel_nst.recipe import Recipe
 from parallel_nst.web.catalogue import Catalogue
-from parallel_nst.web.instant import Busy, InstantRequest, InstantStylizer
+from parallel_nst.web.instant import InstantRequest, InstantStylizer
 from parallel_nst.web.requests import PaintingRequest, weight_of
 from tests.served import ended, picture_bytes, sent, served
 
