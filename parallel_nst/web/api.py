@@ -5,31 +5,29 @@ from __future__ import annotations
 from importlib.metadata import version as version_of
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Lifespan
 
 from parallel_nst.web.faults import add_errors
 from parallel_nst.web.guards import Guards
 from parallel_nst.web.metrics import Measured
 from parallel_nst.web.routes import health, jobs_changing, jobs_reading, pages, pictures, session
-from parallel_nst.web.routes.service import ERRORS
 from parallel_nst.web.service import PictureService, Service
 
 
 def create_app(service: Service) -> ASGIApp:
     """All of it: the page, jobs, pictures at once."""
     app = described(service, "Neural style transfer: generators at once, Gatys' optimisation as jobs.")
-    app.include_router(pages.router)
-    for routes in (session, jobs_changing, jobs_reading):
-        app.include_router(routes.router, prefix="/v1", responses=ERRORS)
+    for routes in (pages, session, jobs_changing, jobs_reading):
+        app.include_router(routes.router)
     return guarded(app, service)
 
 
-def create_pictures_app(service: PictureService) -> ASGIApp:
-    """Pictures at once alone."""
-    return guarded(described(service, "Neural style transfer: pictures through generators."), service)
+def create_pictures_app(service: PictureService, lifespan: Lifespan[FastAPI]) -> ASGIApp:
+    """Pictures at once alone. lifespan: what lasts as long as the application."""
+    return guarded(described(service, "Neural style transfer: pictures through generators.", lifespan), service)
 
 
-def described(service: PictureService, about: str) -> FastAPI:
+def described(service: PictureService, about: str, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     """An application with what every one has."""
     app = FastAPI(
         title="parallel_nst",
@@ -37,10 +35,11 @@ def described(service: PictureService, about: str) -> FastAPI:
         description=about,
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
+        lifespan=lifespan,
     )
     app.state.service = service
     app.include_router(health.router)
-    app.include_router(pictures.router, prefix="/v1", responses=ERRORS)
+    app.include_router(pictures.router)
     add_errors(app)
     return app
 

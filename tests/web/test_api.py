@@ -188,7 +188,7 @@ def test_health_and_metrics(caller):
     text = caller.get("/metrics").text
     assert 'pnst_requests_total{method="GET",route="/healthz",status="200"}' in text
     assert 'pnst_jobs{state="queued"} 0.0' in text
-    assert "nothing-like-this" not in text
+    assert 'route="/v1/jobs/{job}",status="404"' in text and "nothing-like-this" not in text
 
 
 def test_the_description_names_every_address(caller):

@@ -10,12 +10,12 @@ from starlette.concurrency import run_in_threadpool
 from parallel_nst.errors import Busy
 from parallel_nst.web.forms import JobForm, added
 from parallel_nst.web.routes.jobs_reading import found, view_of
-from parallel_nst.web.routes.service import JobsHere
+from parallel_nst.web.routes.service import ERRORS, JobsHere
 from parallel_nst.web.views import JobView, MoveRequest, job_view
 
 RETRY = 15  # seconds until a full queue is worth another try
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"], responses=ERRORS)
 
 
 @router.post("/jobs", status_code=202)

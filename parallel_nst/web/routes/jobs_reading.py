@@ -9,7 +9,7 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, Response, StreamingResponse
 
 from parallel_nst.web.events import HISTORY, check_listeners, follow
-from parallel_nst.web.routes.service import PICTURES, JobsHere
+from parallel_nst.web.routes.service import ERRORS, PICTURES, JobsHere
 from parallel_nst.web.service import Service
 from parallel_nst.web.store import Job
 from parallel_nst.web.views import JobsView, JobView, job_view, job_views
@@ -18,7 +18,7 @@ Role = Literal["result", "content", "style", "preview"]
 EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 FOR_EVER = {"cache-control": "private, max-age=31536000, immutable"}
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"], responses=ERRORS)
 
 
 @router.get("/jobs")

@@ -15,13 +15,13 @@ from parallel_nst.files.bundled import STYLES
 from parallel_nst.files.images import Picture
 from parallel_nst.web.forms import PicturePart, StylizeForm, encoded, instant_request, settings_text
 from parallel_nst.web.requests import stored_settings
-from parallel_nst.web.routes.service import PICTURES, PicturesHere
+from parallel_nst.web.routes.service import ERRORS, PICTURES, PicturesHere
 from parallel_nst.web.uploads import Upload, intake, painting
 from parallel_nst.web.views import ModelsView, SettingsView, models_view
 
 GONE_EVERY = 0.5  # seconds between two looks whether a caller is still there
 
-router = APIRouter()
+router = APIRouter(prefix="/v1", responses=ERRORS)
 
 
 @router.get("/models")

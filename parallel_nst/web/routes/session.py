@@ -6,10 +6,10 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response
 
 from parallel_nst.web.guards import COOKIE, same_text, session_of
-from parallel_nst.web.routes.service import PicturesHere
+from parallel_nst.web.routes.service import ERRORS, PicturesHere
 from parallel_nst.web.views import SessionRequest
 
-router = APIRouter()
+router = APIRouter(prefix="/v1", responses=ERRORS)
 
 
 @router.post("/session", status_code=204)
