@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from parallel_nst.recipe import Recipe
 from parallel_nst.web.board import Board, Live
 from parallel_nst.web.catalogue import Catalogue
 from parallel_nst.web.store import Job, JobStore, Kind, State
@@ -30,6 +31,7 @@ class ModelsView(BaseModel):
 
     models: list[ModelView]
     paintings: list[str] = Field(description="style pictures that are here, by name")
+    steps: int = Field(description="of a painting, unless others are asked for")
     max_size: int = Field(description="longest side in px that is made")
     max_bytes: int = Field(description="of a request")
 
@@ -79,7 +81,9 @@ class SettingsView(BaseModel):
 
 def models_view(catalogue: Catalogue, paintings: tuple[str, ...], max_size: int, max_bytes: int) -> ModelsView:
     models = [ModelView(name=m.name, about=m.about, takes_style=m.takes_style) for m in catalogue.models.values()]
-    return ModelsView(models=models, paintings=list(paintings), max_size=max_size, max_bytes=max_bytes)
+    return ModelsView(
+        models=models, paintings=list(paintings), steps=Recipe().steps, max_size=max_size, max_bytes=max_bytes
+    )
 
 
 def job_views(jobs: list[Job], store: JobStore, board: Board) -> list[JobView]:

@@ -4,6 +4,7 @@ import io
 import json
 import threading
 import time
+import zipfile
 from concurrent.futures import CancelledError
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_what_there_is_to_paint_with(caller):
     told = caller.get("/v1/models").json()
     models = {model["name"]: model["takes_style"] for model in told["models"]}
     assert models["transformer-net"] is False and models["microast"] is True and models["swirls"] is False
-    assert told["paintings"]
+    assert told["paintings"] and told["steps"] == Recipe().steps
     for name in told["paintings"]:
         assert image_of(caller.get(f"/v1/paintings/{name}")).size[0] > 0
 
@@ -179,6 +180,18 @@ def test_a_job_whose_workers_cannot_be_had_has_failed_with_the_reason(tmp_path):
         job = ended(caller, sent(caller, painting="swirls").json()["id"])
         assert job["state"] == "failed" and job["message"] == "no workers in this test"
         assert caller.get("/readyz").status_code == 200
+
+
+def test_all_results_come_in_one_file(caller):
+    job = sent(caller, name="cat.png", painting="swirls", recipe=ONE_STEP).json()["id"]
+    waiting = sent(caller, name="../dog.png", model="transformer-net").json()["id"]
+    ended(caller, job), ended(caller, waiting)
+    answer = caller.get("/v1/results.zip")
+    assert answer.headers["content-type"] == "application/zip" and ".zip" in answer.headers["content-disposition"]
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        assert {f"cat-{job[:6]}.png", f"dog-{waiting[:6]}.png"} <= set(archive.namelist())
+        assert archive.read(f"cat-{job[:6]}.png") == caller.get(f"/v1/jobs/{job}/image").content
 
 
 def test_health_and_metrics(caller):

@@ -1,16 +1,19 @@
 """The page, in a browser without a window: what people do with it, by pointer and by keyboard alone."""
 
+import base64
 import os
 import shutil
 import subprocess
 import sys
 import time
 import urllib.request
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from parallel_nst.recipe import Recipe
 from tests.served import picture_bytes
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -157,6 +160,97 @@ def test_settings_come_back_from_a_result(page):
     page.fill("#steps", "99")
     page.set_input_files("#from", download.value.path())
     until(page, "document.getElementById('steps').value === '2'")
+
+
+def dropped(page, place, *names, kind="drop"):
+    """Let go of files over a place of the page, or paste them there."""
+    data = base64.b64encode(picture_bytes(96, 72)).decode()
+    page.locator(place).evaluate(
+        """(place, [names, data, kind]) => {
+          const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+          const held = new DataTransfer();
+          for (const name of names) held.items.add(new File([bytes], name, { type: "image/png" }));
+          const [Kind, key] = kind === "paste" ? [ClipboardEvent, "clipboardData"] : [DragEvent, "dataTransfer"];
+          place.dispatchEvent(new Kind(kind, { [key]: held, bubbles: true, cancelable: true }));
+        }""",
+        [list(names), data, kind],
+    )
+
+
+def test_pictures_can_be_dropped_and_pasted(page):
+    dropped(page, "#drop", "one.png", "two.png")
+    until(page, "document.querySelectorAll('#chosen li').length === 2")
+    dropped(page, "body", "three.png", kind="paste")
+    until(page, "document.querySelectorAll('#chosen li').length === 3")
+    assert page.text_content("#paint") == "Paint 3"
+    page.get_by_label("leave out two.png").click()
+    assert [image.get_attribute("alt") for image in page.locator("#chosen img").all()] == ["one.png", "three.png"]
+
+
+def test_a_style_can_be_dropped_on_the_looks(page):
+    dropped(page, "#looks", "brush.png")
+    until(page, "document.querySelector('#looks input:checked').value === 'own'")
+    page.set_input_files("#content", [{"name": "own.png", "mimeType": "image/png", "buffer": picture_bytes(96, 72)}])
+    page.select_option("#size", "256")
+    page.fill("#steps", "1")
+    page.click("#paint")
+    done = card(page, "own.png · brush.png")
+    done.get_by_text("256 x 192 px").wait_for()
+
+
+def test_steps_are_those_that_the_program_takes_by_itself(page):
+    assert page.input_value("#steps") == str(Recipe().steps)
+
+
+def test_all_results_are_downloaded_as_one_file(page):
+    choose(page, "first.png", "last.png", look="model:swirls")
+    page.click("#paint")
+    for name in ("first.png", "last.png"):
+        card(page, name).get_by_text("256 x 192 px").wait_for()
+    with page.expect_download() as download:
+        page.click("#all")
+    with zipfile.ZipFile(download.value.path()) as archive:
+        stems = {name.rpartition("-")[0] for name in archive.namelist()}
+    assert {"first", "last"} <= stems
+
+
+def test_the_queue_can_be_reordered_by_keyboard(page):
+    """The button that was pressed keeps the focus, so that it can be pressed again."""
+    choose(page, "front.png", "x.png", "y.png", "z.png", steps=900)
+    page.click("#paint")
+    card(page, "z.png", "queue").wait_for()
+    card(page, "front.png", "queue").locator("progress").wait_for(state="visible")
+    card(page, "z.png", "queue").locator(".up").focus()
+    for place in (2, 1):
+        page.keyboard.press("Enter")
+        until(page, f"document.querySelectorAll('#queue .name')[{place}]?.textContent.startsWith('z.png')")
+        until(page, "document.activeElement.closest('.job')?.textContent.includes('z.png')")
+    for name in ("x.png", "y.png", "z.png", "front.png"):
+        card(page, name, "queue").locator(".cancel").click()
+    page.locator("#nothing").wait_for(state="visible")
+
+
+def test_two_fingers_zoom_both_pictures(page):
+    choose(page, "fingers.png", look="model:swirls")
+    page.click("#paint")
+    done = card(page, "fingers.png")
+    done.get_by_text("256 x 192 px").wait_for()
+    done.locator(".look").click()
+    page.evaluate(
+        """() => {
+          const stage = document.getElementById("stage");
+          stage.setPointerCapture = () => {};
+          const touch = (type, pointerId, clientX) =>
+            stage.dispatchEvent(new PointerEvent(type, { pointerId, clientX, clientY: 200, bubbles: true }));
+          touch("pointerdown", 1, 200);
+          touch("pointerdown", 2, 300);
+          touch("pointermove", 2, 400);
+          touch("pointerup", 1, 200);
+          touch("pointerup", 2, 400);
+        }"""
+    )
+    transforms = page.evaluate("['before', 'after'].map((id) => document.getElementById(id).style.transform)")
+    assert transforms[0] == transforms[1] and "scale(2)" in transforms[0]
 
 
 def test_the_keyboard_alone_is_enough(page):

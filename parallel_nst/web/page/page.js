@@ -72,7 +72,13 @@ function button(text, label, act) {
 function showLooks() {
   const before = look();
   const looks = [
-    ...server.models.map((model) => ({ value: `model:${model.name}`, text: `${model.name}, at once`, sign: "⚡", title: model.about })),
+    ...server.models.map((model) => ({
+      value: `model:${model.name}`,
+      text: model.name,
+      image: server.paintings.includes(model.name) ? `/v1/paintings/${model.name}` : undefined,
+      badge: "at once",
+      title: model.about,
+    })),
     ...server.paintings.map((name) => ({ value: `painting:${name}`, text: name, image: `/v1/paintings/${name}` })),
   ];
   if (styleFile) looks.push({ value: "own", text: styleFile.name, file: styleFile });
@@ -82,15 +88,18 @@ function showLooks() {
   lookChanged();
 }
 
-function lookChoice({ value, text, image, file, sign, title }) {
+function lookChoice({ value, text, image, file, badge, title }) {
   const label = document.createElement("label");
   const input = document.createElement("input");
   Object.assign(input, { type: "radio", name: "look", value });
-  const shown = document.createElement(sign ? "span" : "img");
-  if (sign) Object.assign(shown, { className: "swatch", textContent: sign });
-  else Object.assign(shown, { alt: "", src: image ?? URL.createObjectURL(file) });
+  const source = image ?? (file ? URL.createObjectURL(file) : null);
+  const shown = document.createElement(source ? "img" : "span");
+  if (source) Object.assign(shown, { alt: "", src: source });
+  else Object.assign(shown, { className: "swatch", textContent: text[0] });
+  const mark = document.createElement("span");
+  Object.assign(mark, { className: "badge", textContent: badge ?? "", hidden: !badge });
   if (title) label.title = title;
-  label.append(input, shown, document.createTextNode(text));
+  label.append(input, shown, mark, document.createTextNode(text));
   return label;
 }
 
@@ -338,6 +347,15 @@ function zoom(factor, x, y) {
   place();
 }
 
+const fingers = new Map(); // pointer -> its latest event, of those that are down on the stage
+
+// Two fingers zoom by how far they move apart, about the one that rests.
+function pinch(before, after, other) {
+  const stage = at("stage").getBoundingClientRect();
+  const apart = (finger) => Math.hypot(finger.clientX - other.clientX, finger.clientY - other.clientY) || 1;
+  zoom(apart(after) / apart(before), other.clientX - stage.left, other.clientY - stage.top);
+}
+
 function useValues(settings) {
   const recipe = settings.recipe ?? {};
   const size = String(recipe.size ?? settings.size ?? at("size").value);
@@ -394,16 +412,6 @@ async function settingsFrom(file) {
   tell("");
 }
 
-async function downloadAll() {
-  for (const job of [...jobs.values()].filter((one) => one.state === "done")) {
-    const link = document.createElement("a");
-    link.href = `/v1/jobs/${job.id}/image?download=true`;
-    link.download = "";
-    link.click();
-    await new Promise((resume) => setTimeout(resume, 400));
-  }
-}
-
 // --- beginning
 
 function strengthTold() {
@@ -434,6 +442,7 @@ async function begin() {
     if (!(error instanceof Refused)) setTimeout(begin, 2000);
     return;
   }
+  at("steps").value ||= server.steps;
   for (const option of [...at("size").options]) if (Number(option.value) > server.max_size) option.remove();
   showLooks();
   listen();
@@ -474,7 +483,6 @@ at("split").addEventListener("input", place);
 at("zoom-in").addEventListener("click", () => zoom(1.5));
 at("zoom-out").addEventListener("click", () => zoom(1 / 1.5));
 at("close").addEventListener("click", () => at("compare").close());
-at("all").addEventListener("click", downloadAll);
 addEventListener("resize", () => { if (at("compare").open) place(); });
 addEventListener("paste", (event) => { if (event.clipboardData?.files.length) addPictures(event.clipboardData.files); });
 addEventListener("dragover", (event) => { event.preventDefault(); at("drop").classList.add("over"); });
@@ -491,11 +499,19 @@ at("stage").addEventListener("wheel", (event) => {
   const stage = at("stage").getBoundingClientRect();
   zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, event.clientX - stage.left, event.clientY - stage.top);
 }, { passive: false });
-at("stage").addEventListener("pointerdown", (event) => at("stage").setPointerCapture(event.pointerId));
+at("stage").addEventListener("pointerdown", (event) => {
+  at("stage").setPointerCapture(event.pointerId);
+  fingers.set(event.pointerId, event);
+});
+for (const over of ["pointerup", "pointercancel"]) at("stage").addEventListener(over, (event) => fingers.delete(event.pointerId));
 at("stage").addEventListener("pointermove", (event) => {
-  if (!at("stage").hasPointerCapture(event.pointerId)) return;
-  view.x += event.movementX;
-  view.y += event.movementY;
+  const before = fingers.get(event.pointerId);
+  if (!before) return;
+  const other = [...fingers.values()].find((finger) => finger.pointerId !== event.pointerId);
+  fingers.set(event.pointerId, event);
+  if (other) return pinch(before, event, other);
+  view.x += event.clientX - before.clientX;
+  view.y += event.clientY - before.clientY;
   place();
 });
 at("compare").addEventListener("keydown", (event) => {

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, Response, StreamingResponse
 
+from parallel_nst.web.archives import zipped
 from parallel_nst.web.events import HISTORY, check_listeners, follow
 from parallel_nst.web.routes.service import ERRORS, PICTURES, JobsHere
 from parallel_nst.web.service import Service
@@ -16,6 +17,7 @@ from parallel_nst.web.views import JobsView, JobView, job_view, job_views
 
 Role = Literal["result", "content", "style", "preview"]
 EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+ARCHIVE: dict[int | str, dict[str, Any]] = {200: {"content": {"application/zip": {}}}}
 FOR_EVER = {"cache-control": "private, max-age=31536000, immutable"}
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=ERRORS)
@@ -55,8 +57,22 @@ def image(job: str, service: JobsHere, role: Role = "result", download: bool = F
         raise HTTPException(404, f"this job has no {role} yet")
     if role == "preview":  # read whole, for another may take its place at any moment
         return Response(path.read_bytes(), media_type="image/jpeg", headers={"cache-control": "no-store"})
-    name = f"{Path(own.name).stem}-{own.id[:6]}.png" if download else None
+    name = download_name(own) if download else None
     return FileResponse(path, media_type="image/png", filename=name, headers=FOR_EVER)
+
+
+@router.get("/results.zip", response_class=StreamingResponse, responses=ARCHIVE)
+def results(service: JobsHere) -> StreamingResponse:
+    """All results in one file, in full."""
+    done = [job for job in service.store.all() if job.state == "done"]
+    files = [(download_name(job), service.store.files(job.id).result) for job in done]
+    headers = {"content-disposition": 'attachment; filename="parallel_nst.zip"', "cache-control": "no-store"}
+    return StreamingResponse(zipped(files), media_type="application/zip", headers=headers)
+
+
+def download_name(job: Job) -> str:
+    """Of its result, as a file of the caller's."""
+    return f"{Path(job.name).stem}-{job.id[:6]}.png"
 
 
 def found(service: Service, job: str) -> Job:
