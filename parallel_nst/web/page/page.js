@@ -112,6 +112,9 @@ function modelOfLook() {
 
 function lookChanged() {
   const model = modelOfLook();
+  at("look-told").textContent = model
+    ? `A trained generator${model.takes_style ? " that takes any style picture" : ""}: done in seconds.`
+    : "Painted step by step, as fine as can be: takes minutes.";
   at("steps-field").hidden = model !== null;
   at("strength-field").hidden = model !== null && !model.takes_style;
 }
@@ -303,20 +306,22 @@ function settingsOf(job) {
   return { ...rest, ...recipe };
 }
 
+function settingOf(name, value) {
+  const [both, term, text] = ["div", "dt", "dd"].map((kind) => document.createElement(kind));
+  term.textContent = name.replaceAll("_", " ");
+  text.textContent = String(value);
+  both.append(term, text);
+  return both;
+}
+
 const view = { scale: 1, x: 0, y: 0 };
 
 function compare(job) {
   at("compare-name").textContent = job.name;
   at("before").src = `/v1/jobs/${job.id}/image?role=content`;
   at("after").src = `/v1/jobs/${job.id}/image`;
-  at("settings").replaceChildren(
-    ...Object.entries(settingsOf(job)).flatMap(([name, value]) => {
-      const [term, text] = [document.createElement("dt"), document.createElement("dd")];
-      term.textContent = name.replaceAll("_", " ");
-      text.textContent = String(value);
-      return [term, text];
-    }),
-  );
+  const told = Object.entries(settingsOf(job)).filter(([, value]) => value !== "" && value !== null);
+  at("settings").replaceChildren(...told.map(([name, value]) => settingOf(name, value)));
   Object.assign(view, { scale: 1, x: 0, y: 0 });
   at("compare").showModal();
   place();
