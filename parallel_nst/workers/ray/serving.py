@@ -15,7 +15,7 @@ from ray.serve._private.common import ReplicaState
 from ray.serve.exceptions import BackPressureError, RayServeException
 from starlette.types import ASGIApp
 
-from parallel_nst.errors import Busy, PnstError, WorkerLost
+from parallel_nst.errors import Busy, PnstError, WorkerLost, message_of
 
 FRONT, WORKERS = "front", "generators"  # names of the deployments, as Ray's dashboard and logs show them
 AT_ONCE = 16  # that a worker is given at a time, so that it finds some that go together
@@ -90,7 +90,9 @@ class Workers:
 def reason_of(error: RayTaskError) -> Exception:
     """What a worker has raised, without Ray's account of where."""
     cause = error.cause
-    return cause if isinstance(cause, PnstError) else WorkerLost(f"a worker failed ({type(cause).__name__}: {cause})")
+    if isinstance(cause, PnstError):
+        return cause
+    return WorkerLost(f"a worker failed ({type(cause).__name__}: {message_of(cause)}); ask again")
 
 
 def application(
