@@ -35,6 +35,7 @@ PAINTING = {"painting": "embers", "size": "96", "recipe": '{"steps": 3}'}
 NO_PICTURES = (b"<svg/>", b"", photograph(64)[:300], b"\x89PNG\r\n\x1a\n" + bytes(100), b"MZ" * 5000)
 BAD_FORMS = ({"model": "../secret"}, {"model": MODEL, "size": "-5"}, {"model": MODEL, "strength": "nan"}, {})
 KILLS = 3
+GONE_JOB, LOST = "gone", "lost"
 GONE = 0  # in place of a status: nobody was there to hear it
 SAMPLES = 60  # of what the server uses
 ENDED = ("done", "failed", "cancelled", "interrupted")
@@ -74,7 +75,7 @@ class Load:
     server: Server
     until: float
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)  # by kind and status
-    jobs: dict[str, str] = field(default_factory=dict)  # id -> what was done with it
+    jobs: dict[str, str] = field(default_factory=dict)  # id -> what it means when it is no longer there
     content: bytes = field(default_factory=lambda: photograph(256))
 
     def note(self, kind: str, answer: Answer) -> Answer:
@@ -94,7 +95,7 @@ class Load:
             time.sleep(1.0)
             return
         job = json.loads(answer.body)["id"]
-        self.jobs[job] = "kept"
+        self.jobs[job] = LOST  # if it should be gone
         if random.random() < 0.2:
             self.note("move", self.server.ask("PATCH", f"/v1/jobs/{job}", b'{"place": 1}', "application/json"))
         if random.random() < 0.3:
@@ -155,7 +156,7 @@ class Load:
 
 def state_of(server: Server, job: str) -> str:
     answer = server.ask("GET", f"/v1/jobs/{job}")
-    return json.loads(answer.body)["state"] if answer.status == 200 else "gone"
+    return json.loads(answer.body)["state"] if answer.status == 200 else GONE_JOB
 
 
 def settle(server: Server, jobs: list[str]) -> dict[str, str]:
@@ -210,12 +211,13 @@ def told(load: Load, states: dict[str, str], pictures: int) -> list[str]:
         answers = ", ".join(f"{count} x {status}" for status, count in counts.items() if status != GONE)
         rows.append([kind, sum(counts.values()), answers])
     broken = sum(count for (_, status), count in load.answers.items() if status >= 500)
-    lost = [job for job, state in states.items() if state == "gone" and load.jobs[job] != "removed"]
+    states = {job: load.jobs[job] if state == GONE_JOB else state for job, state in states.items()}
+    lost = sum(state == LOST for state in states.values())
     ended = ", ".join(f"{count} {state}" for state, count in sorted(Counter(states.values()).items()))
     return [
         f"{sum(load.answers.values())} requests, {broken} of them answered with 5xx.",
         table(["what", "requests", "answers"], rows),
-        f"{len(states)} jobs were taken, {len(lost)} are lost: {ended}; {pictures} have their picture.",
+        f"{len(states)} jobs were taken, {lost} are lost: {ended}; {pictures} have their picture.",
     ]
 
 

@@ -54,6 +54,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PNST_CACHE", str(tmp_path / "cache"))
     for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr("urllib.request._opener", None)  # the first call's proxies would hold for all tests after this
     monkeypatch.setattr(pools, "usable_cores", lambda: 1)
     monkeypatch.setattr(cli_progress, "PLAIN_SECONDS", math.inf)  # however slow the machine is
     random_image(64, 48).save("content.png")
