@@ -22,7 +22,7 @@ STYLE_SIDE = 512  # px of a style picture for a generator
 Format = Literal["png", "jpeg", "webp"]
 PicturePart = Annotated[UploadFile, File(description="painted by this program")]
 ContentPart = Annotated[UploadFile, File(description="picture to paint")]
-Size = Annotated[int, Form(ge=0, le=100_000, description="longer side in px; 0: the content's own")]
+LongerSide = Annotated[int, Form(ge=0, le=100_000, description="longer side in px; 0: the content's own")]
 StrengthForm = Form(ge=0, le=1, allow_inf_nan=False, description="of the style, 0 to 1")
 Name = Annotated[str | None, Form(max_length=200)]
 
@@ -35,7 +35,7 @@ class JobForm:
     style: Annotated[UploadFile | None, File(description="picture to paint it like")] = None
     painting: Annotated[Name, Form(description="in place of a style picture, one that is here")] = None
     model: Annotated[Name, Form(description="a generator; left out, the picture is optimised")] = None
-    size: Size = 1024
+    size: LongerSide = 1024
     strength: Annotated[float | None, StrengthForm] = None
     recipe: Annotated[str, Form(max_length=10_000, description="JSON object of more settings")] = ""
 
@@ -51,7 +51,7 @@ class StylizeForm:
     content: ContentPart
     model: Annotated[str, Form(max_length=200, description="a generator")]
     style: Annotated[UploadFile | None, File(description="for a generator that takes one")] = None
-    size: Size = 0
+    size: LongerSide = 0
     strength: Annotated[float, StrengthForm] = 1.0
     format: Annotated[Format, Form(description="of the answer")] = "jpeg"
 
