@@ -6,6 +6,7 @@ answer with pictures at once, over as many generators as the load asks for.
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -27,7 +28,7 @@ from parallel_nst.web.catalogue import Catalogue
 from parallel_nst.web.decoders import Decoders
 from parallel_nst.web.instant import InstantRequest, InstantStylizer
 from parallel_nst.web.metrics import Metrics, PainterGauges
-from parallel_nst.web.service import MOST_INSTANT, PictureService
+from parallel_nst.web.service import MOST_INSTANT, PictureService, catalogue_of
 from parallel_nst.web.settings import LEAST_TOKEN, PictureSettings
 
 if TYPE_CHECKING:  # Ray is loaded only where it is used
@@ -116,7 +117,7 @@ def front_of(settings: ClusterSettings, workers: Workers) -> ASGIApp:
         settings=settings,
         incoming=Path(incoming),
         decoders=decoders,
-        catalogue=Catalogue(settings.models),
+        catalogue=catalogue_of(settings, logging.getLogger(__name__).warning),
         painter=painter,
         metrics=Metrics(PainterGauges(painter)),
         ready=workers.there,

@@ -56,16 +56,10 @@ def opened(
 ) -> Iterator[Service]:
     """A server's parts at work. notify: takes each line that the user should be told. pool: how the workers are had;
     None: as the settings say. BadInput where another server uses the folder."""
-    settings.folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        taken = f"{settings.folder} is in use by another server; stop that one, or give another --folder"
-        stack.enter_context(folder_lock(settings.folder, taken))
-        store = JobStore(settings.folder)
-        stack.callback(store.close)
+        store = stack.enter_context(opened_store(settings.folder))
         tell_recovery(store, notify)
-        catalogue = Catalogue(settings.models)
-        for line in catalogue.left_out:
-            notify(f"left out: {line}")
+        catalogue = catalogue_of(settings, notify)
         decoders = Decoders(settings.max_pixels)
         stack.callback(decoders.close)
         board = Board()
@@ -88,6 +82,26 @@ def opened(
             board=board,
             runner=runner,
         )
+
+
+@contextmanager
+def opened_store(folder: Path) -> Iterator[JobStore]:
+    """The jobs of a folder, which no other server has meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder_lock(folder, f"{folder} is in use by another server; stop that one, or give another --folder"):
+        store = JobStore(folder)
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+def catalogue_of(settings: PictureSettings, notify: Callable[[str], None]) -> Catalogue:
+    """The generators of a server; a line for each that cannot be read."""
+    catalogue = Catalogue(settings.models)
+    for line in catalogue.left_out:
+        notify(f"left out: {line}")
+    return catalogue
 
 
 def pool_of(settings: ServeSettings, notify: Callable[[str], None]) -> Pool:

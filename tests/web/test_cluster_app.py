@@ -93,6 +93,15 @@ def test_what_it_has_opened_is_closed_with_it(models, tmp_path, monkeypatch):
     workers.stylizer.close()
 
 
+def test_a_model_that_cannot_be_read_is_told_in_the_log(models, caplog):
+    (models / "broken.pth").write_bytes(b"not weights")
+    workers, calling = called(models)
+    with calling as caller:
+        assert "broken" not in [model["name"] for model in caller.get("/v1/models").json()["models"]]
+    assert "broken.pth" in caplog.text
+    workers.stylizer.close()
+
+
 def test_settings_come_as_texts_or_as_values(models):
     as_texts = settings_of({"least": "2", "cores": "0.5", "models": str(models)}, TOKEN)
     assert as_texts == settings_of({"least": 2, "cores": 0.5, "models": models}, TOKEN)
