@@ -141,6 +141,7 @@ class Exact:
                 pixels={} if start.pixels is None else own_pixels(start.pixels, ownership.shard(rank)),
                 carried=None if start.kept else start.carried,
                 kept=start.kept,
+                masks={tile.index: scale.masks.read(tile.read) for tile in ownership.of(rank)} if scale.masks else {},
             )
             for rank in range(ownership.ranks)
         ]

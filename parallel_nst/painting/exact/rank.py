@@ -81,7 +81,8 @@ class Course:
 class PaintShard:
     """A rank's work. content: of the rectangle that each own tile reads, by tile (3, h, w). graphs: see
     `RankObjective`. pixels: the first image on each own core, like the content; without it the image is made of what
-    was `carried`, or goes on from what was `kept`."""
+    was `carried`, or goes on from what was `kept`. masks: of the same rectangles as the content, (K, h, w), where
+    styles have regions."""
 
     ownership: Ownership
     content: Mapping[int, np.ndarray]
@@ -92,6 +93,7 @@ class PaintShard:
     pixels: Mapping[int, np.ndarray] = field(default_factory=dict)
     carried: Carried | None = None
     kept: Kept | None = None
+    masks: Mapping[int, np.ndarray] = field(default_factory=dict)
 
     def run(self, worker: Worker, ranks: Communicator) -> Generator[Any, None, float]:
         """Tells `Progress`, `Preview` and `Handed`, and returns the loss at the end. All that this holds has been read
@@ -104,7 +106,8 @@ class PaintShard:
     def _measure(self, worker: Worker) -> Measure:
         reader = reader_on(worker, self.resolved)
         content = {index: reader.read_content(worker.image(pixels)) for index, pixels in self.content.items()}
-        return Measure(reader, self.resolved, self.style.to(worker.device), content)
+        masks = {index: reader.read_masks(worker.image(values)[0]) for index, values in self.masks.items()}
+        return Measure(reader, self.resolved, self.style.to(worker.device), content, masks)
 
     def _start(self, worker: Worker, shard: Shard, spread: Spread) -> Iteration:
         """The first iteration, or the one that was kept."""

@@ -55,7 +55,8 @@ class OptimiseTile:
     """Gatys' optimisation of one tile by itself, from `start` -> OptimisedTile.
 
     content, start: of the tile's `read` rectangle; the losses are those of its core. steps: of the whole optimisation.
-    round: the part of it that is to be done; None: all.
+    round: the part of it that is to be done; None: all. masks: (K, h, w) of the same rectangle, where styles have
+    regions.
     """
 
     content: np.ndarray
@@ -65,6 +66,7 @@ class OptimiseTile:
     tile: Tile
     steps: int
     round: Round | None = None
+    masks: np.ndarray | None = None
 
     def run(self, worker: Worker) -> Generator[Progress, None, OptimisedTile]:
         part = self.round or Round("", 0, self.steps)
@@ -93,7 +95,8 @@ class OptimiseTile:
         if content is None:
             content = left["content", self.tile.index] = reader.read_content(worker.image(self.content))
         style = replace(self.style, grams=on_device(self.style.grams, worker.device))
-        return LocalObjective(reader, self.resolved, style, content, self.tile)
+        masks = None if self.masks is None else reader.read_masks(worker.image(self.masks)[0])
+        return LocalObjective(reader, self.resolved, style, content, self.tile, masks)
 
     def first_state(self, part: Round, left: dict[Hashable, Any], optimizer: Optimizer, image: Tensor) -> Any:
         """What the optimiser begins with, on the image's device."""
@@ -112,6 +115,7 @@ def tile_task(pixels: np.ndarray, scale: Scale, tile: Tile, grams: Grams, resolv
         resolved=resolved,
         tile=tile.written,
         steps=scale.steps,
+        masks=scale.read_masks(tile.read),
     )
 
 
