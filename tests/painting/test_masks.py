@@ -304,7 +304,7 @@ def test_a_mask_is_the_lightness_of_a_picture():
     np.testing.assert_allclose(mask, [[1, 0, 0.5]], atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(100, 75), (4, 3), (101, 75), (50, 38), (3, 2)])
+@pytest.mark.parametrize("size", [(100, 75), (4, 3), (302, 225), (50, 38), (3, 2)])
 def test_masks_of_any_size_and_the_contents_shape_are_taken(size):
     check_mask("mask 1", np.ones(size[::-1], np.float32), (400, 300))
 

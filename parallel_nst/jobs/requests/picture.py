@@ -40,14 +40,6 @@ class PictureJob(InputOptions, WorkerOptions, OutputOptions):
         shown=STYLES[0],
         common=True,
     )
-    mask: tuple[Path, ...] = knob(
-        (),
-        "picture that is white where a style is to be, one for each --style in their order; grey is in between",
-        "Pictures",
-        metavar="FILE",
-        read=Path,
-        each=True,
-    )
     output: Path = knob(
         None,
         "where to write: PNG, JPEG, TIFF, WebP or BMP",
@@ -57,6 +49,14 @@ class PictureJob(InputOptions, WorkerOptions, OutputOptions):
         common=True,
     )
     recipe: Recipe = field(default_factory=Recipe)
+    mask: tuple[Path, ...] = knob(
+        (),
+        "picture that is white where a style is to be, one for each --style in their order; grey is in between",
+        "Pictures",
+        metavar="FILE",
+        read=Path,
+        each=True,
+    )
     preview_every: int | None = knob(
         None, "write a small picture beside the output every so many steps", "Output", least=1
     )
