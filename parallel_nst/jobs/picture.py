@@ -104,6 +104,8 @@ def stylize_file(
         finally:  # what is known of a run that fails is worth most
             write_journal(job, losses, strip, notify)
         painted = time.perf_counter()
+        for note in result.notes:
+            notify(note)
         for note in write_image(
             job.output, result.picture, settings=resolved.recipe.to_toml(), quality=job.written_quality
         ):

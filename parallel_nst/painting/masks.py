@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from parallel_nst.errors import BadInput
 from parallel_nst.files.images import Picture
+from parallel_nst.files.size import Size
 from parallel_nst.painting.color import LUMA
 
 TOLERANCE = 0.01  # of the ratio of width and height
@@ -18,26 +19,26 @@ def mask_of(picture: Picture) -> NDArray[np.float32]:
     return mask
 
 
-def check_mask(name: str, mask: NDArray[np.float32], content: tuple[int, int]) -> None:
-    """BadInput, in one line, for a mask of another shape than the content of `content` = (width, height) px, for one
-    that is black all over and for what is no mask."""
+def check_mask(name: str, mask: NDArray[np.float32], content: Size) -> None:
+    """BadInput, in one line, for a mask of another shape than the content, for one that is black all over and for what
+    is no mask."""
     if mask.ndim != 2 or not (mask.min() >= 0 and mask.max() <= 1):
         raise BadInput(f"{name} has values outside 0 to 1 or is no plane; give rows of numbers from 0 to 1")
-    height, width = mask.shape
-    if not alike((width, height), content):
+    size = Size(*mask.shape)
+    if not alike(size, content):
         raise BadInput(
-            f"{name} has {width}x{height} px, and the content {content[0]}x{content[1]}; give a mask of the same ratio "
-            "of width and height, of any size"
+            f"{name} has {size} px, and the content {content}; give a mask of the same ratio of width and height, of any "
+            "size"
         )
     if not mask.any():
         raise BadInput(f"{name} is black all over, so that its style would be nowhere; paint white where it is to be")
 
 
-def alike(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes (width, height) have the same ratio: within TOLERANCE, or what rounding to whole px gives."""
-    (width, height), ratio = one, other[0] / other[1]
+def alike(one: Size, other: Size) -> bool:
+    """Whether two sizes have the same ratio: within TOLERANCE, or what rounding to whole px gives."""
+    ratio = other.width / other.height
     return (
-        abs(width / height / ratio - 1) <= TOLERANCE
-        or width == max(1, round(height * ratio))
-        or height == max(1, round(width / ratio))
+        abs(one.width / one.height / ratio - 1) <= TOLERANCE
+        or one.width == max(1, round(one.height * ratio))
+        or one.height == max(1, round(one.width / ratio))
     )

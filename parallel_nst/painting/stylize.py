@@ -18,6 +18,7 @@ from parallel_nst.networks.backbones.base import Backbone
 from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.painting.color import with_colours_of
 from parallel_nst.painting.exact.mode import Exact
+from parallel_nst.painting.gatys.minimise import Setback
 from parallel_nst.painting.gatys.style import StyleTargets, mixed, regional
 from parallel_nst.painting.independent.alone import Alone
 from parallel_nst.painting.independent.synchronised import Synchronised
@@ -56,7 +57,8 @@ class Stylised:
     """The generated picture and what is to be said about it.
 
     loss: at the finest scale. step_ratio: at the tile borders (see `tiles.seams`), NaN without borders.
-    tiles: at the finest scale; exact: whether they were one objective.
+    tiles: at the finest scale; exact: whether they were one objective. notes: what the user should be told, a line
+    each.
     """
 
     picture: Picture
@@ -66,6 +68,7 @@ class Stylised:
     exact: bool
     compute_seconds: float
     blend_seconds: float
+    notes: tuple[str, ...] = ()
 
 
 def stylize(
@@ -122,7 +125,7 @@ def paint(
     before: Snapshot | ScaleResult = resume or beginning(sources, resolved.recipe, plans[0], pool.spec)
     first = resume.scale if resume else 0
     del resume
-    blending = 0.0
+    blending, notes = 0.0, list[str]()
     for number in range(first, len(plans)):
         plan = plans[number]
         mode = mode_of(plan, scale_of(sources, plan, resolved, pool), resolved, pool)
@@ -130,6 +133,8 @@ def paint(
         del before  # what the scale begins with belongs to it, so that it goes with the first step
         before = mode.result(last(states))
         blending += before.blend_seconds
+        if before.setbacks:
+            notes.append(f"scale {number + 1} of {len(plans)}: {setback_note(before.setbacks, plan, resolved.recipe)}")
     assert isinstance(before, ScaleResult)
     image, loss = before.image.picture().astype(np.float32, copy=False), before.loss
     del before, mode, states  # the workers' parts, and all that the scale held, before more is made of the picture
@@ -142,7 +147,18 @@ def paint(
         exact=plans[-1].exact,
         compute_seconds=time.perf_counter() - began - blending,
         blend_seconds=blending,
+        notes=tuple(notes),
     )
+
+
+def setback_note(setbacks: Sequence[Setback], plan: ScalePlan, recipe: Recipe) -> str:
+    """What is said of a scale that has lost its way, or some of whose tiles have."""
+    worst = max(setbacks, key=lambda lost: math.inf if math.isnan(lost.loss) else lost.loss)
+    where = "" if plan.exact or recipe.tiling.sync_every else f" in {len(setbacks)} of {len(plan.tiles)} tiles"
+    how = f"grew to {worst.loss:.4g}" if math.isfinite(worst.loss) else "ceased to be a number"
+    when = f"stopped after {worst.step} of {plan.steps} steps, and the" if worst.step < plan.steps else "the"
+    advice = "a smaller learning_rate" if recipe.optimizer == "adam" else "smaller weights"
+    return f"the loss {how}{where}; {when} best picture so far (loss {worst.kept:.4g}) was kept; give {advice}"
 
 
 def beginning(sources: SourcePictures, recipe: Recipe, plan: ScalePlan, spec: WorkerSpec) -> ScaleResult:

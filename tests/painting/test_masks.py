@@ -10,6 +10,7 @@ from tiny_networks import LAYERS, tiny_resolved, tiny_state
 
 from parallel_nst.errors import BadInput
 from parallel_nst.files.images import Picture
+from parallel_nst.files.size import Size
 from parallel_nst.painting.gatys.features import averaged
 from parallel_nst.painting.gatys.losses import ALL, masked_moment_sums, moment_sums
 from parallel_nst.painting.gatys.style import measure_style, regional
@@ -94,10 +95,10 @@ def test_in_half_precision_moments_are_of_one_mask():
 @pytest.mark.parametrize(("stride", "size"), [(1, (5, 7)), (2, (2, 3)), (2, (3, 4)), (4, (2, 2)), (4, (1, 1))])
 def test_a_position_has_the_mean_of_its_pixels(stride, size):
     mask = torch.from_numpy(soft(5, 7, 1).transpose(2, 0, 1))
-    found = averaged(mask, stride, size)
+    found = averaged(mask, stride, Size(*size))
     assert found.shape == (1, *size)
     assert float(found[0, 0, 0]) == pytest.approx(float(mask[0, :stride, :stride].mean()))
-    assert float(averaged(torch.ones(1, 5, 7), stride, size).min()) == 1
+    assert float(averaged(torch.ones(1, 5, 7), stride, Size(*size)).min()) == 1
 
 
 # One objective, however it is cut
@@ -306,7 +307,7 @@ def test_a_mask_is_the_lightness_of_a_picture():
 
 @pytest.mark.parametrize("size", [(100, 75), (4, 3), (302, 225), (50, 38), (3, 2)])
 def test_masks_of_any_size_and_the_contents_shape_are_taken(size):
-    check_mask("mask 1", np.ones(size[::-1], np.float32), (400, 300))
+    check_mask("mask 1", np.ones(size[::-1], np.float32), Size(300, 400))
 
 
 @pytest.mark.parametrize(
@@ -328,7 +329,7 @@ def test_masks_of_any_size_and_the_contents_shape_are_taken(size):
 )
 def test_a_mask_that_is_none_is_refused_in_one_line(mask, line):
     with pytest.raises(BadInput) as caught:
-        check_mask("mask 1", mask, (400, 300))
+        check_mask("mask 1", mask, Size(300, 400))
     assert str(caught.value) == line
 
 
@@ -354,6 +355,6 @@ def test_masks_that_do_not_fit_the_styles_are_refused(styles, masks, recipe, lin
 
 def test_masks_are_resized_and_framed_together():
     masks = [np.ones((3, 4), np.float32), np.zeros((30, 40), np.float32)]
-    found = framed_masks(masks, (8, 6)).whole
+    found = framed_masks(masks, Size(6, 8)).whole
     assert found.shape[0] == 2 and found[0].min() == 1 and found[1].max() == 0
-    assert framed_masks([], (8, 6)) is None
+    assert framed_masks([], Size(6, 8)) is None

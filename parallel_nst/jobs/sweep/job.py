@@ -168,6 +168,8 @@ def paint_cells(asked: Sweep, todo: Sequence[Cell], rows: dict[int, Row], notify
     with open_workers(spec, Workload(len(ready)), states, job.recipe.dtype, notify) as pool:
         for count, (cell, painted) in enumerate(painted_cells(asked, ready, pool), 1):
             keep(asked, cell, painted, rows)
+            for note in painted.notes:
+                notify(f"cell {cell.number}: {note}")
             if show is not None:
                 show(count / len(ready), f"cell {count}/{len(ready)}")
 

@@ -177,7 +177,7 @@ class Hearing:
             try:
                 rank, event = next(events)
             except StopIteration as end:
-                yield replace(self._state(self._scale.steps), end=self._result(end.value[0]))
+                yield replace(self._state(self._reported), end=self._result(end.value[0]))
                 return
             self._hear(rank, event)
             while self._steps and self._complete(self._steps[0]):
@@ -227,5 +227,7 @@ class Hearing:
 
     def _result(self, loss: float) -> ScaleResult:
         parts = self._parts({rank: end.value for rank, end in self._ends.items()})
-        size = self._ownership.size
-        return ScaleResult(InParts(parts, size), loss, Learnt(parts, self._ends[0].label.numbers, size))
+        size, end = self._ownership.size, self._ends[0].label
+        if end.setback is not None:  # what the optimiser has learnt has led astray
+            return ScaleResult(InParts(parts, size), loss, setbacks=[end.setback])
+        return ScaleResult(InParts(parts, size), loss, Learnt(parts, end.numbers, size))

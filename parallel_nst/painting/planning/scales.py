@@ -11,6 +11,7 @@ import numpy as np
 
 from parallel_nst.files.images import fit, resize
 from parallel_nst.files.size import Size
+from parallel_nst.painting.gatys.minimise import Setback
 from parallel_nst.painting.gatys.style import StyleTargets
 from parallel_nst.painting.planning.tilings import Budget, context, exact_tiling, independent_tiling
 from parallel_nst.painting.resolved import ResolvedRecipe
@@ -128,12 +129,14 @@ class ScaleResult:
 
     loss of independent tiles is the mean over tiles, weighted by area. With targets of their own it is an upper bound
     of the style loss of the whole, because the whole's deviation is the weighted mean of the tiles' deviations.
+    setbacks: of the picture, or of some of its tiles.
     """
 
     image: PaintedImage
     loss: float
     carried: Any = None
     blend_seconds: float = 0.0
+    setbacks: Sequence[Setback] = ()
 
     @property
     def pixels(self) -> np.ndarray:
