@@ -27,8 +27,8 @@ def check_mask(name: str, mask: NDArray[np.float32], content: Size) -> None:
     size = Size(*mask.shape)
     if not alike(size, content):
         raise BadInput(
-            f"{name} has {size} px, and the content {content}; give a mask of the same ratio of width and height, of any "
-            "size"
+            f"{name} has {size} px, and the content {content}; give a mask of the same ratio of width and height, of "
+            "any size"
         )
     if not mask.any():
         raise BadInput(f"{name} is black all over, so that its style would be nowhere; paint white where it is to be")
