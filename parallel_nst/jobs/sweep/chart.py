@@ -22,6 +22,7 @@ def ratio_chart(axes: Sequence[Axis], rows: Sequence[Row]) -> bytes | None:
     """Content over style loss, each with its weight, by the values of the last axis, a line for each combination of the
     others, as a PNG file; None where no cell has both. ModuleNotFoundError without matplotlib."""
     from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
+    from matplotlib.ticker import LogLocator  # type: ignore[import-not-found, unused-ignore]
 
     along, lines = axes[-1], lines_of(axes, rows)
     if not lines:
@@ -37,9 +38,11 @@ def ratio_chart(axes: Sequence[Axis], rows: Sequence[Row]) -> bytes | None:
     if is_wide(ticks):
         plot.set_xscale("log")
     plot.set_xticks(ticks, along.texts)
-    plot.minorticks_off()
     plot.set_yscale("log")
-    plot.grid(axis="y", which="both", linewidth=0.3)
+    plot.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    plot.yaxis.set_major_formatter("{x:g}")
+    plot.minorticks_off()
+    plot.grid(axis="y", linewidth=0.3)
     plot.set_xlabel(along.name)
     plot.set_ylabel("content loss / style loss, with their weights")
     if len(lines) > 1:
