@@ -21,6 +21,7 @@ from parallel_nst.jobs.picture import untiled
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.painting.planning.scales import plan_scales
 from parallel_nst.painting.resolved import resolve
+from parallel_nst.painting.sources import SourcePictures
 from parallel_nst.painting.stylize import budget_for, stylize
 from parallel_nst.painting.tiles.geometry import Tile
 from parallel_nst.painting.tiles.seams import step_ratio
@@ -47,7 +48,7 @@ def finest_tiles(content: Picture, style: Picture, recipe: Recipe) -> list[Tile]
     backbone = build_backbone(recipe.backbone, weights)
     resolved = resolve(recipe, backbone)
     spec = WorkerSpec("cpu", "float32", 1, {recipe.backbone: weights})
-    budget = budget_for(content.size, resolved, backbone, spec, 1)
+    budget = budget_for(SourcePictures(content, [style]), resolved, backbone, spec, 1)
     return plan_scales(content.size, style.size, resolved, budget)[-1].picture_tiles
 
 

@@ -42,6 +42,8 @@ def folder(tmp_path, monkeypatch):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         write_image(path, Picture(rng.random((40, 50, 3), np.float32)))
+    for name in ("face.png", "around.png"):
+        write_image(tmp_path / name, Picture(rng.random((20, 25, 3), np.float32)))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -59,7 +61,7 @@ def test_the_commands_run_as_written_one_after_the_other(folder, monkeypatch, ca
         with pytest.raises(SystemExit) as end:
             cli.main()
         assert end.value.code == 0, capsys.readouterr().err
-    made = "coffee-swirls.png out.png large.tif mine.toml again.png painted by-optimisation runs"
+    made = "coffee-swirls.png out.png large.tif mine.toml again.png regions.png painted by-optimisation runs"
     assert set(made.split()) <= {path.name for path in folder.iterdir()}
     assert len(list((folder / "painted").glob("*.jpg"))) == len(list((folder / "by-optimisation").glob("*.jpg"))) == 4
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 
 from parallel_nst.errors import BadInput
 from parallel_nst.files.digests import digest_of, file_digest
@@ -19,6 +20,7 @@ from parallel_nst.files.whole_files import remove_leftovers
 from parallel_nst.jobs.journal import LossLog, Strip
 from parallel_nst.jobs.requests.picture import PictureJob
 from parallel_nst.networks.backbones.loading import build_backbone, load_weights
+from parallel_nst.painting.masks import check_mask, mask_of
 from parallel_nst.painting.planning.footprint import driver_bytes, optimiser_bytes, worker_share
 from parallel_nst.painting.planning.memory import parse_memory
 from parallel_nst.painting.planning.scales import final_size, most_tiles, settled, style_size_at
@@ -90,7 +92,7 @@ def stylize_file(
     )
     with opened as pool:
         share = memory_share(job, memory, pool, content.size)
-        budget = budget_for(content.size, resolved, backbone, pool.spec, pool.size, share)
+        budget = budget_for(sources, resolved, backbone, pool.spec, pool.size, share)
         resolved = settled(content.size, resolved, budget)
         identity = identity_of(job, resolved.recipe)
         resume = resumed(job, identity, notify) if job.resume else None
@@ -102,6 +104,8 @@ def stylize_file(
         finally:  # what is known of a run that fails is worth most
             write_journal(job, losses, strip, notify)
         painted = time.perf_counter()
+        for note in result.notes:
+            notify(note)
         for note in write_image(
             job.output, result.picture, settings=resolved.recipe.to_toml(), quality=job.written_quality
         ):
@@ -124,6 +128,7 @@ def stylize(
     *,
     workers: int = 1,
     start: Picture | None = None,
+    masks: Sequence[Picture] = (),
     on_status: OnStatus | None = None,
 ) -> Stylised:
     """Paint `content` in the manner of `style`, or of several, in one call. What the content carries (alpha, profile,
@@ -131,12 +136,13 @@ def stylize(
 
     recipe: None takes the defaults. pool: from `open_pool`, for several pictures one after the other; None opens one of
     at most so many workers for this picture, one being this process, and closes it. start: what to begin with, for a
-    recipe whose `init` names a picture. on_status: is told how far it is. PnstError, in one line, for anything that can
-    be put right.
+    recipe whose `init` names a picture. masks: one for each style, white where it is to be. on_status: is told how far
+    it is. PnstError, in one line, for anything that can be put right.
     """
     recipe = recipe or Recipe()
     callbacks = RunCallbacks(on_status=on_status)
-    sources = SourcePictures(content, [style] if isinstance(style, Picture) else style, start)
+    styles = [style] if isinstance(style, Picture) else style
+    sources = SourcePictures(content, styles, start, [mask_of(mask) for mask in masks])
     if pool is not None:
         return stylize_sources(sources, recipe, pool, callbacks)
     with open_pool(recipe, workers=workers, workload=workload_of(content.size, recipe)) as own:
@@ -147,7 +153,8 @@ def read_inputs(job: PictureJob, memory: int | None, notify: Callable[[str], Non
     """The pictures, once it is known that what becomes of them can be held and written."""
     content, *styles = (read_picture(job, path, notify) for path in (job.content, *job.style))
     start = read_picture(job, job.start, notify) if job.start else None
-    sources = SourcePictures(content, styles, start)
+    masks = [read_mask(job, path, content, notify) for path in job.mask]
+    sources = SourcePictures(content, styles, start, masks)
     check_sources(sources, job.recipe)
     check_output(job.output, size=final_size(content.size, job.recipe))
     for style in styles:
@@ -161,6 +168,13 @@ def read_picture(job: PictureJob, path: Path, notify: Callable[[str], None]) -> 
     if picture.note:
         notify(f"{path}: {picture.note}")
     return picture
+
+
+def read_mask(job: PictureJob, path: Path, content: Picture, notify: Callable[[str], None]) -> NDArray[np.float32]:
+    """One of a job's masks, held against the content."""
+    mask = mask_of(read_picture(job, path, notify))
+    check_mask(f"mask {path}", mask, content.size)
+    return mask
 
 
 def report_of(
@@ -220,8 +234,9 @@ def memory_share(job: PictureJob, memory: int | None, pool: Pool, content: Size)
 
 def identity_of(job: PictureJob, recipe: Recipe) -> str:
     """A digest of all that the picture depends on."""
-    files = (*job.inputs, *([job.weights] if job.weights else []))
-    return digest_of(text.encode() for text in (recipe.digest(), *map(file_digest, files)))
+    files = (*job.pictures, *([job.weights] if job.weights else []))
+    masks = ["masks", *map(file_digest, job.mask)] if job.mask else []
+    return digest_of(text.encode() for text in (recipe.digest(), *map(file_digest, files), *masks))
 
 
 def resumed(job: PictureJob, identity: str, notify: Callable[[str], None]) -> Snapshot | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,14 +18,17 @@ from parallel_nst.networks.backbones.base import Backbone
 from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.painting.color import with_colours_of
 from parallel_nst.painting.exact.mode import Exact
-from parallel_nst.painting.gatys.style import mixed
+from parallel_nst.painting.gatys.minimise import Setback
+from parallel_nst.painting.gatys.style import StyleTargets, mixed, regional
 from parallel_nst.painting.independent.alone import Alone
 from parallel_nst.painting.independent.synchronised import Synchronised
+from parallel_nst.painting.masks import mask_of
 from parallel_nst.painting.mode import Mode, State
 from parallel_nst.painting.planning.footprint import worker_share
 from parallel_nst.painting.planning.memory import machine_memory
 from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.scales import (
+    Framed,
     InOnePiece,
     Scale,
     ScalePlan,
@@ -33,6 +36,7 @@ from parallel_nst.painting.planning.scales import (
     final_size,
     first_image,
     framed,
+    framed_masks,
     plan_scales,
     style_size_at,
 )
@@ -53,7 +57,8 @@ class Stylised:
     """The generated picture and what is to be said about it.
 
     loss: at the finest scale. step_ratio: at the tile borders (see `tiles.seams`), NaN without borders.
-    tiles: at the finest scale; exact: whether they were one objective.
+    tiles: at the finest scale; exact: whether they were one objective. notes: what the user should be told, a line
+    each.
     """
 
     picture: Picture
@@ -63,6 +68,7 @@ class Stylised:
     exact: bool
     compute_seconds: float
     blend_seconds: float
+    notes: tuple[str, ...] = ()
 
 
 def stylize(
@@ -72,12 +78,15 @@ def stylize(
     pool: Pool,
     callbacks: RunCallbacks | None = None,
     *,
+    masks: Sequence[Picture] = (),
     budget: Budget | None = None,
     resume: Snapshot | None = None,
 ) -> Stylised:
-    """As `stylize_sources`, of a picture in the manner of another or of several."""
+    """As `stylize_sources`, of a picture in the manner of another or of several. masks: one for each style, white where
+    it is to be."""
     styles = [style] if isinstance(style, Picture) else style
-    return stylize_sources(SourcePictures(content, styles), recipe, pool, callbacks, budget=budget, resume=resume)
+    sources = SourcePictures(content, styles, masks=[mask_of(mask) for mask in masks])
+    return stylize_sources(sources, recipe, pool, callbacks, budget=budget, resume=resume)
 
 
 def stylize_sources(
@@ -97,7 +106,7 @@ def stylize_sources(
     """
     backbone = build_backbone(recipe.backbone, pool.spec.weights[recipe.backbone], recipe.pooling)
     resolved = resolve(recipe, backbone)
-    budget = budget or budget_for(sources.content.size, resolved, backbone, pool.spec, pool.size, worker_memory(pool))
+    budget = budget or budget_for(sources, resolved, backbone, pool.spec, pool.size, worker_memory(pool))
     return paint(sources, resolved, pool, budget, callbacks, resume)
 
 
@@ -116,7 +125,7 @@ def paint(
     before: Snapshot | ScaleResult = resume or beginning(sources, resolved.recipe, plans[0], pool.spec)
     first = resume.scale if resume else 0
     del resume
-    blending = 0.0
+    blending, notes = 0.0, list[str]()
     for number in range(first, len(plans)):
         plan = plans[number]
         mode = mode_of(plan, scale_of(sources, plan, resolved, pool), resolved, pool)
@@ -124,6 +133,8 @@ def paint(
         del before  # what the scale begins with belongs to it, so that it goes with the first step
         before = mode.result(last(states))
         blending += before.blend_seconds
+        if before.setbacks:
+            notes.append(f"scale {number + 1} of {len(plans)}: {setback_note(before.setbacks, plan, resolved.recipe)}")
     assert isinstance(before, ScaleResult)
     image, loss = before.image.picture().astype(np.float32, copy=False), before.loss
     del before, mode, states  # the workers' parts, and all that the scale held, before more is made of the picture
@@ -136,7 +147,18 @@ def paint(
         exact=plans[-1].exact,
         compute_seconds=time.perf_counter() - began - blending,
         blend_seconds=blending,
+        notes=tuple(notes),
     )
+
+
+def setback_note(setbacks: Sequence[Setback], plan: ScalePlan, recipe: Recipe) -> str:
+    """What is said of a scale that has lost its way, or some of whose tiles have."""
+    worst = max(setbacks, key=lambda lost: math.inf if math.isnan(lost.loss) else lost.loss)
+    where = "" if plan.exact or recipe.tiling.sync_every else f" in {len(setbacks)} of {len(plan.tiles)} tiles"
+    how = f"grew to {worst.loss:.4g}" if math.isfinite(worst.loss) else "ceased to be a number"
+    when = f"stopped after {worst.step} of {plan.steps} steps, and the" if worst.step < plan.steps else "the"
+    advice = "a smaller learning_rate" if recipe.optimizer == "adam" else "smaller weights"
+    return f"the loss {how}{where}; {when} best picture so far (loss {worst.kept:.4g}) was kept; give {advice}"
 
 
 def beginning(sources: SourcePictures, recipe: Recipe, plan: ScalePlan, spec: WorkerSpec) -> ScaleResult:
@@ -164,7 +186,7 @@ def last(states: Iterator[State]) -> State:
 
 
 def budget_for(
-    content: Size,
+    sources: SourcePictures,
     resolved: ResolvedRecipe,
     backbone: Backbone,
     spec: WorkerSpec,
@@ -176,9 +198,18 @@ def budget_for(
     A pool of one worker is this process, and the optimiser's pictures are its own.
     """
     if memory is None:
-        memory = worker_share(machine_memory(), final_size(content, resolved.recipe), resolved.recipe, workers)
+        size = final_size(sources.content.size, resolved.recipe)
+        have = machine_memory() - 4 * len(sources.masks) * size.area  # float32 masks of the scale, beside the picture
+        memory = worker_share(have, size, resolved.recipe, workers)
     layers, dtype = resolved.layers, getattr(torch, spec.dtype)
-    return Budget(workers, memory, profile(backbone, layers.style, layers.content, dtype))
+    costs = profile(backbone, layers.style, layers.content, dtype)
+    kept = len(sources.masks) * mask_bytes(backbone, layers.style)
+    return Budget(workers, memory, replace(costs, content=costs.content + kept))
+
+
+def mask_bytes(backbone: Backbone, layers: Iterable[str]) -> float:
+    """What a tile keeps of a mask, as it came and at the style layers, for each px."""
+    return 4 * (1 + sum(1 / backbone.layers[name].stride ** 2 for name in layers))
 
 
 def scale_of(sources: SourcePictures, plan: ScalePlan, resolved: ResolvedRecipe, pool: Pool) -> Scale:
@@ -189,17 +220,26 @@ def scale_of(sources: SourcePictures, plan: ScalePlan, resolved: ResolvedRecipe,
     for style in sources.styles:
         size = style_size_at(style.size, side, longest, recipe)
         measured.append(measured_style(framed(style.pixels, size), resolved, pool))
-    targets = mixed(measured, recipe.style_weights or [1.0] * len(measured)) if len(measured) > 1 else measured[0]
-    return Scale(framed(sources.content.pixels, plan.size), targets, plan.steps, plan.tiles, plan.kept)
+    masks = framed_masks(sources.masks, plan.size)
+    targets = combined(measured, recipe.style_weights or [1.0] * len(measured), masks)
+    return Scale(framed(sources.content.pixels, plan.size), targets, plan.steps, plan.tiles, plan.kept, masks)
+
+
+def combined(targets: Sequence[StyleTargets], weights: Sequence[float], masks: Framed | None) -> StyleTargets:
+    """What the styles ask for together: each in its region or, without masks, their mean."""
+    if masks is not None:
+        return regional(targets, weights, masks.whole.mean((1, 2), dtype=np.float64).tolist())
+    return mixed(targets, weights) if len(targets) > 1 else targets[0]
 
 
 def whole_loss(content: Picture, style: Picture, generated: Picture, recipe: Recipe, pool: Pool) -> float:
     """The loss of a generated picture as one objective over all of it, at the finest scale, however it was made."""
     backbone = build_backbone(recipe.backbone, pool.spec.weights[recipe.backbone], recipe.pooling)
     resolved = resolve(replace(recipe, tiling=replace(recipe.tiling, mode="exact", tiles="auto")), backbone)
-    budget = budget_for(content.size, resolved, backbone, pool.spec, pool.size, worker_memory(pool))
+    sources = SourcePictures(content, [style])
+    budget = budget_for(sources, resolved, backbone, pool.spec, pool.size, worker_memory(pool))
     plan = plan_scales(content.size, style.size, resolved, budget)[-1]
-    scale = scale_of(SourcePictures(content, [style]), plan, resolved, pool)
+    scale = scale_of(sources, plan, resolved, pool)
     mode = Exact(replace(scale, steps=0), resolved, pool)
     start = mode.start(framed(generated.pixels, plan.size).whole)
     return mode.result(last(ScaleRun([replace(plan, steps=0)], 0, RunCallbacks()).states(mode, start))).loss

@@ -416,6 +416,29 @@ MISTAKES: list[tuple[str, str, Callable[[], object] | None]] = [
 ]
 
 
+@pytest.mark.parametrize("tiling", ["", "--tiles 2", "--mode independent --tiles 2"])
+def test_each_style_is_painted_where_its_mask_is_white(paint: Pnst, tiling: str) -> None:
+    for name, box in (("left.png", (0, 0, 32, 48)), ("right.png", (32, 0, 64, 48))):
+        mask = Image.new("L", (64, 48))
+        mask.paste(255, box)
+        mask.save(name)
+    Image.new("RGB", (40, 48), "red").save("style.png")
+    styles = ("--style", "style.png", "--mask", "left.png", "--style", "blue.png", "--mask", "right.png")
+    Image.new("RGB", (40, 48), "blue").save("blue.png")
+    run = paint(*styles, "--steps", 12, "--content-weight", 0, *tiling.split())
+    assert run.code == 0, run.err
+    pixels = read_image(Path("out.png")).pixels
+    assert pixels[:, :10, 0].mean() > pixels[:, :10, 2].mean() and pixels[:, -10:, 2].mean() > pixels[:, -10:, 0].mean()
+
+
+def test_masks_go_with_styles_that_are_painted_by_optimisation(pnst: Pnst, paint: Pnst) -> None:
+    random_image(64, 48, "L").save("mask.png")
+    twice = ("--mask", "mask.png", "--mask", "mask.png")
+    refused(paint(*twice), "masks are 2 for 1 style pictures; give one mask for each style, or none")
+    refused(pnst("compare", "content.png", "style.png", "--mask", "mask.png"), "No such option: --mask")
+    refused(pnst("batch", "content.png", "out", "--mask", "mask.png"), "No such option: --mask")
+
+
 def refused(run: Run, message: str) -> None:
     """One line that says this, on stderr alone."""
     assert run.code in (1, 2)

@@ -83,6 +83,61 @@ def test_several_styles_and_a_beginning_are_read_and_named(job, tmp_path):
     assert "nowhere.png" in line
 
 
+def masked(job, tmp_path):
+    """The job with two styles, one on either side."""
+    mask = np.zeros((20, 26), np.uint8)
+    mask[:, :13] = 255
+    for name, values in (("left", mask), ("right", 255 - mask)):
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(tmp_path / "other.png")
+    masks = (tmp_path / "left.png", tmp_path / "right.png")
+    return replace(job, style=(*job.style, tmp_path / "other.png"), mask=masks)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
+def test_styles_are_painted_where_their_masks_are_white(job, tmp_path, recipe):
+    both = masked(replace(job, recipe=recipe), tmp_path)
+    run(both)
+    first = read_image(job.output).pixels
+    run(replace(both, mask=both.mask[::-1]))
+    assert np.abs(read_image(job.output).pixels - first).max() > 0.05
+    assert identity_of(both, recipe) != identity_of(replace(both, mask=both.mask[::-1]), recipe)
+    assert identity_of(both, recipe) != identity_of(replace(both, mask=()), recipe)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
+def test_a_masked_run_that_was_stopped_goes_on_to_the_same_picture(job, tmp_path, recipe):
+    whole = masked(replace(job, recipe=recipe, checkpoint_every=1), tmp_path)
+    run(whole)
+    expected = read_image(whole.output).pixels
+    with pytest.raises(Stopped):
+        run(whole, LATE[recipe.tiling.mode])
+    line = refused(replace(whole, mask=whole.mask[::-1], resume=True))
+    assert "another picture or other settings" in line
+    run(replace(whole, resume=True))
+    assert np.array_equal(read_image(whole.output).pixels, expected)
+
+
+def test_masks_that_cannot_be_used_are_refused_in_one_line(job, tmp_path):
+    both = masked(job, tmp_path)
+    for name, values in (("square", np.full((20, 20), 255, np.uint8)), ("black", np.zeros((20, 26), np.uint8))):
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    (tmp_path / "text.png").write_text("no picture")
+
+    def line_of(*names):
+        return refused(replace(both, mask=tuple(tmp_path / name for name in names)))
+
+    line = line_of("left.png", "square.png")
+    assert "square.png has 20x20 px, and the content 52x40; give a mask of the same ratio" in line
+    assert "black.png is black all over" in line_of("left.png", "black.png")
+    assert line_of("left.png") == "masks are 1 for 2 style pictures; give one mask for each style, or none"
+    assert line_of(*["left.png"] * 3) == "masks are 3 for 2 style pictures; give one mask for each style, or none"
+    assert "text.png" in line_of("left.png", "text.png")
+    assert "nowhere.png" in refused_file(replace(both, mask=(both.mask[0], tmp_path / "nowhere.png")))
+    with pytest.raises(ValueError, match=r"left\.png"):
+        run(replace(both, output=both.mask[0]))
+
+
 def refused_file(job):
     """The line that says which file is not there."""
     with pytest.raises(OSError) as caught:

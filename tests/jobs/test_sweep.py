@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from parallel_nst.jobs.requests.sweep import SweepJob
 from parallel_nst.jobs.sheets import LABEL, Labelled, sheets
 from parallel_nst.jobs.sweep import job as module
 from parallel_nst.jobs.sweep.axes import cells_of, parse_axis
-from parallel_nst.jobs.sweep.job import RESULTS, SHEET, sweep
+from parallel_nst.jobs.sweep.chart import is_wide, lines_of, positions_of, ratio_chart
+from parallel_nst.jobs.sweep.job import CHART, RESULTS, SHEET, sweep
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers import opening
 
@@ -56,6 +58,7 @@ def rows_of(job):
 
 
 def test_every_combination_is_a_file_with_its_settings(job):
+    job = replace(job, recipe=replace(RECIPE, steps=2))  # the first step is at the content, where its loss is 0
     report, told = run(job)
     assert (report.cells, report.painted, report.failed) == (4, 4, 0)
     assert told[0] == "4 cells, 0 already there; about 6 s for the others, if all cores of this machine are free"
@@ -72,7 +75,8 @@ def test_every_combination_is_a_file_with_its_settings(job):
         assert (str(recipe.content_weight), recipe.style_loss) == (row["content-weight"], row["style-loss"])
         parts = [float(row[f"loss_{name}"]) for name in ("style", "content", "variation")]
         assert float(row["loss"]) > 0 and sum(parts) > 0 and float(row["seconds"]) > 0
-    assert [Path(name).name for name in report.files] == [RESULTS, SHEET, "sweep.html"]
+    assert [Path(name).name for name in report.files] == [RESULTS, CHART, SHEET, "sweep.html"]
+    assert read_image(job.output / CHART).size.width > 400
 
 
 def test_what_is_there_is_not_painted_again(job, monkeypatch):
@@ -159,6 +163,41 @@ def test_the_page_holds_all_cells_and_nothing_outside_itself(job):
     assert [axis["name"] for axis in data["axes"]] == ["content-weight", "style-loss"]
     assert len(data["cells"]) == 4 and all(one["data"].startswith("data:image/jpeg;base64,") for one in data["cells"])
     assert not re.search(r'(src|href)="?(http|//)', text) and "position: sticky" in text
+
+
+# The chart
+
+
+def row(weight, loss, content=0.2, style=0.1):
+    return {"content-weight": weight, "style-loss": loss, "loss_content": content, "loss_style": style}
+
+
+def test_ratios_are_of_the_cells_that_have_both_losses():
+    axes = [parse_axis("style-loss=gram,w2"), parse_axis("content-weight=0.1,0.2")]
+    rows = [row("0.1", "gram"), row("0.2", "gram", "0.4", "0.1"), row("0.1", "w2", 0.0), row("0.2", "w2", "", "")]
+    assert lines_of(axes, rows) == {"gram": {"0.1": 2.0, "0.2": 4.0}}
+    assert ratio_chart(axes, rows[2:]) is None
+    assert ratio_chart(axes, rows)[:4] == b"\x89PNG"
+
+
+def test_a_chart_of_many_lines_names_the_first():
+    weights = ",".join(str(number / 100) for number in range(1, 30))
+    axes = [parse_axis(f"content-weight={weights}"), parse_axis("style-loss=gram,w2")]
+    rows = [row(weight, loss) for weight in axes[0].texts for loss in axes[1].texts]
+    assert ratio_chart(axes, rows)[:4] == b"\x89PNG"
+
+
+def test_numbers_stand_where_they_are_and_names_one_after_the_other():
+    assert positions_of(parse_axis("content-weight=0.1,3")) == {"0.1": 0.1, "3": 3.0}
+    assert positions_of(parse_axis("style-loss=w2,gram")) == {"w2": 0.0, "gram": 1.0}
+    assert is_wide([0.01, 1.0]) and not is_wide([0.1, 1.0]) and not is_wide([0.0, 100.0])
+
+
+def test_without_matplotlib_a_line_says_so(job, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    report, told = run(replace(job, axis=("steps=2",)))
+    assert not (job.output / CHART).exists() and CHART not in str(report.files)
+    assert "matplotlib is not installed" in told[-1]
 
 
 def test_names_cannot_break_out_of_the_page(job):

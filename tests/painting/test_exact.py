@@ -13,11 +13,12 @@ from tiny_networks import LAYERS, tiny_state
 from parallel_nst.files.size import Size
 from parallel_nst.networks.backbones import registry as checkpoints
 from parallel_nst.networks.backbones.base import Layer
-from parallel_nst.networks.backbones.loading import build_backbone
+from parallel_nst.networks.backbones.caffe import conv_places
+from parallel_nst.networks.backbones.loading import build_backbone, load_weights
 from parallel_nst.networks.backbones.registry import BackboneEntry
 from parallel_nst.networks.backbones.resnet import ResNet
 from parallel_nst.networks.backbones.squeezenet import SqueezeNet
-from parallel_nst.networks.backbones.vgg import VGG
+from parallel_nst.networks.backbones.vgg import VGG, VGG16_WIDTHS, VGG19_WIDTHS
 from parallel_nst.painting.exact.mode import Exact
 from parallel_nst.painting.exact.objective import Measure, RankObjective
 from parallel_nst.painting.gatys.features import FeatureReader
@@ -54,9 +55,10 @@ class Setting:
     """A picture, a style and a network, in one piece or cut."""
 
     def __init__(self, size, name="embedded", layers=LAYERS, spec=SPEC, recipe=RECIPE):
-        backbone = build_backbone(name, spec.weights[name]).double()
+        backbone = build_backbone(name, spec.weights[name], recipe.pooling).double()
         self.spec, self.resolved = spec, resolve(replace(recipe, backbone=name, layers=layers), backbone)
-        self.reader, self.layer = FeatureReader(backbone, layers, torch.float64), self.resolved.deepest
+        self.reader = FeatureReader(backbone, self.resolved.layers, torch.float64)
+        self.layer = self.resolved.deepest
         self.content = Framed(pixels_of(0, *size))
         style = torch.from_numpy(Framed(pixels_of(1, 30, 34)).whole)[None]
         self.style = measure_style(self.reader, style, whole_tile(62, 66)).targets
@@ -247,6 +249,37 @@ def geometry(request, monkeypatch):
 def test_every_backbones_geometry(geometry, size, grid):
     setting = Setting(size, **geometry)
     assert_equal(setting.tiled(grid, 2), setting, 1e-11)
+
+
+def caffes(state):
+    """VGG19's weights as its authors had them: under their names, for pixels of 0 to 255."""
+    places = {place: block for block, place in conv_places(VGG19_WIDTHS).items()}
+    named = {}
+    for key, value in state.items():
+        _, place, kind = key.split(".")
+        block, number = places[int(place)]
+        named[f"conv{block}_{number}.{kind}"] = value / 70 if key == "features.0.weight" else value
+    return named
+
+
+PUBLIC = {
+    "vgg16": lambda: drawn(VGG(VGG16_WIDTHS)).state_dict(),
+    "vgg19": lambda: drawn(VGG(VGG19_WIDTHS)).state_dict(),
+    "vgg19-caffe": lambda: caffes(drawn(VGG(VGG19_WIDTHS)).state_dict()),
+    "resnet50": lambda: drawn(ResNet()).state_dict(),
+    "squeezenet": lambda: drawn(SqueezeNet()).state_dict(),
+    "embedded": lambda: load_weights("embedded"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["max", "avg"])
+@pytest.mark.parametrize("name", checkpoints.BACKBONES)
+def test_every_backbone_as_it_is_built_for_a_run(name, pooling):
+    """With all its channels, its own layers, its weights read as they are published, and either pooling."""
+    recipe, spec = replace(RECIPE, pooling=pooling), replace(SPEC, weights={name: PUBLIC[name]()})
+    setting = Setting((30, 150), name, LayerWeights(), spec, recipe)
+    assert_equal(setting.tiled((1, 3), 2), setting, 1e-11)
 
 
 def test_a_halo_one_stride_too_small_is_found_out():

@@ -10,8 +10,17 @@ from tiny_networks import LAYERS, tiny_backbone
 from parallel_nst.errors import Diverged
 from parallel_nst.networks.backbones.base import deepest
 from parallel_nst.painting.gatys.features import FeatureReader
-from parallel_nst.painting.gatys.minimise import Iteration, Minimum, finish, minimise
+from parallel_nst.painting.gatys.minimise import (
+    GROWN,
+    PATIENCE,
+    Iteration,
+    Minimum,
+    finish,
+    minimise,
+    setback,
+)
 from parallel_nst.painting.gatys.objective import RANGE_WEIGHT, LocalObjective, cotangents, total_loss, weighted_mean
+from parallel_nst.painting.gatys.optimizers.averaging import averaging
 from parallel_nst.painting.gatys.optimizers.base import Optimizer
 from parallel_nst.painting.gatys.optimizers.choice import make_optimizer
 from parallel_nst.painting.gatys.optimizers.lbfgs import lbfgs
@@ -324,3 +333,43 @@ def test_a_loss_that_is_lost_on_the_way_is_none(backbone):
     optimizer = Optimizer(lambda image: None, lambda state, image, value, gradient: (next(steps, start), state))
     _, best = loop(loss, start, optimizer, 4)
     assert math.isfinite(best.loss)
+
+
+# A loop that has lost its way
+
+
+def straying(value):
+    """An optimiser that leaves for pictures of this loss, as far as the picture goes, and stays there."""
+    return Optimizer(lambda image: None, lambda state, image, loss, gradient: (torch.full_like(image, value), state))
+
+
+@pytest.mark.parametrize("value", [1e3, math.nan, math.inf])
+def test_a_loss_that_has_grown_for_long_ends_the_loop_and_the_best_is_kept(backbone, value):
+    loss, start = objective(backbone), picture(2)
+    iterations, best = loop(loss, start, straying(value), 500)
+    assert len(iterations) == PATIENCE + 1 and iterations[-1].worse == PATIENCE
+    assert torch.equal(best.image, start)
+    told = setback(iterations[-1], best)
+    assert told is not None and (told.step, told.kept) == (PATIENCE + 1, best.loss)
+    assert math.isnan(told.loss) or told.loss > GROWN * best.loss
+
+
+def test_a_loss_that_is_found_again_is_no_setback(backbone):
+    loss, start, step = objective(backbone), picture(2), iter(range(100))
+    bad = torch.full_like(start, math.nan)
+    back = Optimizer(lambda image: None, lambda s, image, v, g: (bad if next(step) < PATIENCE - 1 else start, s))
+    iterations, best = loop(loss, start, back, 30)
+    assert len(iterations) == 30 and setback(iterations[-1], best) is None
+
+
+def test_a_loop_that_was_ended_does_not_begin_again(backbone):
+    loss = objective(backbone)
+    iterations, best = loop(loss, picture(2), straying(math.nan), 500)
+    assert list(minimise(loss, iterations[-1], straying(0.5), 500)) == []
+    assert torch.equal(finish(loss, iterations[-1]).image, best.image)
+
+
+def test_a_mean_of_pictures_that_went_astray_is_not_the_result(backbone):
+    loss, start = objective(backbone), picture(2)
+    _, best = loop(loss, start, averaging(straying(1e3), 0.9), 10)
+    assert torch.equal(best.image, start)

@@ -136,6 +136,30 @@ def test_the_first_move_is_visible_and_no_move_is_too_long():
     assert rms(image - before) == pytest.approx(LARGEST_STEP)
 
 
+class Watched(vectors.Undivided):
+    """What is agreed on is another process' tensor, which may only be read."""
+
+    def __init__(self):
+        self.handed = []
+
+    def agreed(self, values):
+        self.handed.append((values, values.clone()))
+        return values
+
+
+def test_a_move_that_is_shortened_leaves_what_was_agreed_on_as_it_is():
+    """Ranks that are threads share it: each would shorten the others' move once more."""
+    spread, image = Watched(), GREY
+    optimizer = lbfgs(5, spread=spread)
+    state = optimizer.init(image)
+    for _ in range(4):
+        before = image
+        image, state = optimizer.step(state, image, 1.0, 1 + 1e-3 * (image - 0.5))
+    assert rms(image - before) == pytest.approx(LARGEST_STEP)
+    assert len(spread.handed) == 4
+    assert all(torch.equal(values, was) or values.isnan().any() for values, was in spread.handed)
+
+
 @pytest.mark.parametrize("bad", [math.inf, math.nan, 1e6])
 def test_a_failed_move_is_taken_back_and_shortened(bad):
     optimizer = lbfgs(5)

@@ -307,3 +307,44 @@ def test_a_picture_to_begin_with(pool):
 def test_pictures_that_do_not_fit_the_recipe(pool, recipe, styles, words):
     with pytest.raises(BadInput, match=words):
         painted(recipe, pool, style=[red()] * styles)
+
+
+# A run that loses its way
+
+ASTRAY = {"optimizer": "adam", "learning_rate": 1000.0, "loss_units": "absolute", "style_loss": "gram", "steps": 24}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
+def test_a_run_that_diverges_is_stopped_with_the_best_picture_and_says_so(pool, recipe):
+    """From a picture that is as good as can be: itself."""
+    calm = Picture(np.full((30, 40, 3), 0.5, np.float32))
+    calm.pixels[:, 20:] = 0.52
+    recipe = replace(recipe, **ASTRAY, content_weight=1.0, scales=1)
+    seen = []
+    result = painted(recipe, pool, calm, calm, callbacks=RunCallbacks(on_status=seen.append))
+    (note,) = result.notes
+    assert note.startswith("scale 1 of 1: the loss grew to ") and "\n" not in note
+    assert note.endswith(" was kept; give a smaller learning_rate")
+    kept = float(note.split("best picture so far (loss ")[1].split(")")[0])
+    assert kept == pytest.approx(result.loss, rel=0.5)  # of a tile, where they are independent
+    assert "; stopped after 21 of 24 steps, and the best" in note
+    alone = recipe.tiling.mode == "independent" and not recipe.tiling.sync_every
+    assert ("in 4 of 4 tiles" in note) == alone
+    assert max(status.step for status in seen) == 21
+    assert np.abs(result.picture.pixels - 0.51).max() < 0.05  # and not at the ends of the range
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
+def test_a_run_that_finds_its_way_has_nothing_to_say(pool, recipe):
+    assert painted(replace(recipe, steps=5), pool).notes == ()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=NAMES)
+def test_a_run_that_diverges_goes_on_from_a_snapshot_to_the_same_end(pool, recipe):
+    recipe, kept = replace(recipe, **ASTRAY, content_weight=1.0), []
+    calm = Picture(np.full((30, 40, 3), 0.5, np.float32))
+    every = RunCallbacks(snapshot_every=5, on_snapshot=kept.append)
+    whole = painted(recipe, pool, calm, picture(seed=1), callbacks=every)
+    for snapshot in (kept[0], kept[-1]):
+        again = painted(recipe, pool, calm, picture(seed=1), resume=snapshot)
+        assert np.array_equal(again.picture.pixels, whole.picture.pixels) and again.loss == whole.loss

@@ -33,7 +33,7 @@ class PictureJob(InputOptions, WorkerOptions, OutputOptions):
     )
     style: tuple[Path, ...] = knob(
         lambda: (bundled_style(),),
-        f"{STYLE_HELP}; several: their mean, see --style-weights",
+        f"{STYLE_HELP}; several: their mean, see --style-weights, or each in a region, see --mask",
         "Pictures",
         read=painting_of,
         each=True,
@@ -49,6 +49,14 @@ class PictureJob(InputOptions, WorkerOptions, OutputOptions):
         common=True,
     )
     recipe: Recipe = field(default_factory=Recipe)
+    mask: tuple[Path, ...] = knob(
+        (),
+        "picture that is white where a style is to be, one for each --style in their order; grey is in between",
+        "Pictures",
+        metavar="FILE",
+        read=Path,
+        each=True,
+    )
     preview_every: int | None = knob(
         None, "write a small picture beside the output every so many steps", "Output", least=1
     )
@@ -79,9 +87,14 @@ class PictureJob(InputOptions, WorkerOptions, OutputOptions):
         return None if self.recipe.init in INITS else Path(self.recipe.init)
 
     @property
-    def inputs(self) -> list[Path]:
-        """The pictures that are read."""
+    def pictures(self) -> list[Path]:
+        """What is painted, in whose manner, and what it begins with."""
         return [self.content, *self.style, *([self.start] if self.start else [])]
+
+    @property
+    def inputs(self) -> list[Path]:
+        """All that is read of pictures."""
+        return [*self.pictures, *self.mask]
 
     @property
     def preview(self) -> Path:

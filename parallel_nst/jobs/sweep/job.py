@@ -18,6 +18,7 @@ from parallel_nst.jobs.requests.plan import PlanJob
 from parallel_nst.jobs.requests.sweep import SweepJob
 from parallel_nst.jobs.sheets import Labelled, sheets
 from parallel_nst.jobs.sweep.axes import Axis, Cell, cells_of, parse_axis
+from parallel_nst.jobs.sweep.chart import ratio_chart
 from parallel_nst.jobs.sweep.page import Shown, page
 from parallel_nst.jobs.sweep.tasks import PaintCell, PaintedCell
 from parallel_nst.networks.backbones.loading import load_weights
@@ -28,7 +29,7 @@ from parallel_nst.workers.crew import CrewSpec
 from parallel_nst.workers.opening import Workload, open_workers
 from parallel_nst.workers.pool import Failed, Pool
 
-RESULTS, PAGE, SHEET = "results.csv", "sweep.html", "contact.png"
+RESULTS, PAGE, SHEET, CHART = "results.csv", "sweep.html", "contact.png", "ratio.png"
 FIGURES = {f"loss_{name}": name for name in PARTS}  # columns, apart from the axes' names
 
 Notify = Callable[[str], None]
@@ -75,7 +76,7 @@ def sweep(job: SweepJob, notify: Notify, show: Show | None = None) -> SweepRepor
     notify(outlook(asked, todo))
     if todo:
         paint_cells(asked, todo, rows, notify, show)
-    files = write_overview(asked, rows)
+    files = write_overview(asked, rows, notify)
     done = [rows[cell.number] for cell in todo]
     failed = sum(bool(row["error"]) for row in done)
     seconds = sum(float(row["seconds"]) for row in done)
@@ -168,6 +169,8 @@ def paint_cells(asked: Sweep, todo: Sequence[Cell], rows: dict[int, Row], notify
     with open_workers(spec, Workload(len(ready)), states, job.recipe.dtype, notify) as pool:
         for count, (cell, painted) in enumerate(painted_cells(asked, ready, pool), 1):
             keep(asked, cell, painted, rows)
+            for note in painted.notes:
+                notify(f"cell {cell.number}: {note}")
             if show is not None:
                 show(count / len(ready), f"cell {count}/{len(ready)}")
 
@@ -225,8 +228,8 @@ def write_results(asked: Sweep, rows: Mapping[int, Row]) -> None:
     write_whole({asked.job.output / RESULTS: file.getvalue().encode()})
 
 
-def write_overview(asked: Sweep, rows: Mapping[int, Row]) -> list[Path]:
-    """Results, contact sheets and page."""
+def write_overview(asked: Sweep, rows: Mapping[int, Row], notify: Notify) -> list[Path]:
+    """Results, chart, contact sheets and page."""
     job = asked.job
     shown = [shown_cell(asked, cell, rows[cell.number]) for cell in asked.cells]
     columns = len(asked.axes[-1].values)
@@ -235,7 +238,21 @@ def write_overview(asked: Sweep, rows: Mapping[int, Row]) -> list[Path]:
     for path, pixels in zip(paths, made, strict=True):
         write_image(path, Picture(pixels))
     write_whole({job.output / PAGE: page(job, asked.axes, shown).encode()})
-    return [job.output / RESULTS, *paths, job.output / PAGE]
+    return [job.output / RESULTS, *write_chart(asked, rows, notify), *paths, job.output / PAGE]
+
+
+def write_chart(asked: Sweep, rows: Mapping[int, Row], notify: Notify) -> list[Path]:
+    """The chart, where there is anything to draw and something to draw it with."""
+    path = asked.job.output / CHART
+    try:
+        drawn = ratio_chart(asked.axes, [rows[number] for number in sorted(rows)])
+    except ModuleNotFoundError:
+        notify(f"{path}: not drawn, for matplotlib is not installed; pip install 'parallel-nst[compare]'")
+        return []
+    if drawn is None:
+        return []
+    write_whole({path: drawn})
+    return [path]
 
 
 def shown_cell(asked: Sweep, cell: Cell, row: Row) -> Shown:

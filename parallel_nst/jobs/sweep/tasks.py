@@ -20,13 +20,14 @@ from parallel_nst.workers.worker import Progress, Worker
 @dataclass(frozen=True, eq=False)
 class PaintedCell:
     """What came of a cell. picture: None where there is none, and `error` says why. parts: of the loss of the last
-    step, by name; loss: of the picture. seconds: of painting."""
+    step, by name; loss: of the picture. seconds: of painting. notes: what the user should be told of it."""
 
     picture: Picture | None = None
     loss: float = 0.0
     parts: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     error: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,5 +50,5 @@ class PaintCell:
             made = stylize_sources(sources, self.recipe, pool, RunCallbacks(on_status=heard))
         except (ValueError, RuntimeError, MemoryError) as error:
             return PaintedCell(error=message_of(error), seconds=time.perf_counter() - began)
-        return PaintedCell(made.picture, made.loss, last, time.perf_counter() - began)
+        return PaintedCell(made.picture, made.loss, last, time.perf_counter() - began, notes=made.notes)
         yield

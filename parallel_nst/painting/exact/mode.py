@@ -141,6 +141,7 @@ class Exact:
                 pixels={} if start.pixels is None else own_pixels(start.pixels, ownership.shard(rank)),
                 carried=None if start.kept else start.carried,
                 kept=start.kept,
+                masks={tile.index: scale.masks.read(tile.read) for tile in ownership.of(rank)} if scale.masks else {},
             )
             for rank in range(ownership.ranks)
         ]
@@ -176,7 +177,7 @@ class Hearing:
             try:
                 rank, event = next(events)
             except StopIteration as end:
-                yield replace(self._state(self._scale.steps), end=self._result(end.value[0]))
+                yield replace(self._state(self._reported), end=self._result(end.value[0]))
                 return
             self._hear(rank, event)
             while self._steps and self._complete(self._steps[0]):
@@ -226,5 +227,7 @@ class Hearing:
 
     def _result(self, loss: float) -> ScaleResult:
         parts = self._parts({rank: end.value for rank, end in self._ends.items()})
-        size = self._ownership.size
-        return ScaleResult(InParts(parts, size), loss, Learnt(parts, self._ends[0].label.numbers, size))
+        size, end = self._ownership.size, self._ends[0].label
+        if end.setback is not None:  # what the optimiser has learnt has led astray
+            return ScaleResult(InParts(parts, size), loss, setbacks=[end.setback])
+        return ScaleResult(InParts(parts, size), loss, Learnt(parts, end.numbers, size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -23,12 +23,14 @@ Graph = tuple[Tensor, FeatureSums]  # a tile's pixels, and its sums that can be 
 
 @dataclass(frozen=True)
 class Measure:
-    """What is measured on a tile, and with what. content: features of each own tile's content, by tile and layer."""
+    """What is measured on a tile, and with what. content: features of each own tile's content, by tile and layer;
+    masks: likewise, where styles have regions."""
 
     reader: FeatureReader
     resolved: ResolvedRecipe
     style: StyleTargets
     content: Mapping[int, Mapping[str, Tensor]]
+    masks: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 class RankObjective:
@@ -82,7 +84,8 @@ class RankObjective:
         return image, self._sums(image, tile)
 
     def _sums(self, image: Tensor, tile: Tile) -> FeatureSums:
-        return measure_sums(self._measure.reader, image, self._measure.content[tile.index], tile)
+        measure, masks = self._measure, self._measure.masks.get(tile.index)
+        return measure_sums(measure.reader, image, measure.content[tile.index], tile, masks)
 
     def _total(self, own: Iterator[FeatureSums]) -> FeatureSums:
         """The sums of the whole picture, in float64."""

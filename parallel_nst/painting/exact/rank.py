@@ -19,7 +19,7 @@ from parallel_nst.painting.exact.preview import PreviewPart, Reduction
 from parallel_nst.painting.exact.spread import RankSpread
 from parallel_nst.painting.gatys.features import reader_on
 from parallel_nst.painting.gatys.half_precision import Spread
-from parallel_nst.painting.gatys.minimise import Iteration, Minimum, finish, minimise
+from parallel_nst.painting.gatys.minimise import Iteration, Minimum, Setback, finish, minimise, setback
 from parallel_nst.painting.gatys.optimizers.base import Optimizer
 from parallel_nst.painting.gatys.optimizers.choice import make_optimizer
 from parallel_nst.painting.gatys.optimizers.states import NUMBERS, State, carried_names, pack, resize_state, unpack
@@ -65,6 +65,7 @@ class End:
     """The label of what a rank has at the end: its part of the picture, in [0, 1], and what the next scale wants."""
 
     numbers: Numbers
+    setback: Setback | None
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class Course:
 class PaintShard:
     """A rank's work. content: of the rectangle that each own tile reads, by tile (3, h, w). graphs: see
     `RankObjective`. pixels: the first image on each own core, like the content; without it the image is made of what
-    was `carried`, or goes on from what was `kept`."""
+    was `carried`, or goes on from what was `kept`. masks: of the same rectangles as the content, (K, h, w), where
+    styles have regions."""
 
     ownership: Ownership
     content: Mapping[int, np.ndarray]
@@ -92,6 +94,7 @@ class PaintShard:
     pixels: Mapping[int, np.ndarray] = field(default_factory=dict)
     carried: Carried | None = None
     kept: Kept | None = None
+    masks: Mapping[int, np.ndarray] = field(default_factory=dict)
 
     def run(self, worker: Worker, ranks: Communicator) -> Generator[Any, None, float]:
         """Tells `Progress`, `Preview` and `Handed`, and returns the loss at the end. All that this holds has been read
@@ -104,7 +107,8 @@ class PaintShard:
     def _measure(self, worker: Worker) -> Measure:
         reader = reader_on(worker, self.resolved)
         content = {index: reader.read_content(worker.image(pixels)) for index, pixels in self.content.items()}
-        return Measure(reader, self.resolved, self.style.to(worker.device), content)
+        masks = {index: reader.read_masks(worker.image(values)[0]) for index, values in self.masks.items()}
+        return Measure(reader, self.resolved, self.style.to(worker.device), content, masks)
 
     def _start(self, worker: Worker, shard: Shard, spread: Spread) -> Iteration:
         """The first iteration, or the one that was kept."""
@@ -140,7 +144,7 @@ def painted(
     best = finish(objective, iteration)
     packed = pack(iteration.state)
     vectors = {name: packed[name] for name in carried_names(packed)} | {"image": best.image}
-    yield Handed(End(numbers_of(packed)), arrays(vectors), lasting=True)
+    yield Handed(End(numbers_of(packed), setback(iteration, best)), arrays(vectors), lasting=True)
     return best.loss
 
 
@@ -150,7 +154,8 @@ def handed_out(iteration: Iteration) -> Handed:
     tensors = {"image": iteration.image, "best": iteration.best.image}
     tensors |= {f"state.{name}": value for name, value in state.items() if name not in NUMBERS}
     vectors, aliases = distinct(tensors)
-    numbers = numbers_of(state) | {"last": torch.tensor([iteration.loss, iteration.best.loss], dtype=torch.float64)}
+    last = torch.tensor([iteration.loss, iteration.best.loss, iteration.worse], dtype=torch.float64)
+    numbers = numbers_of(state) | {"last": last}
     return Handed(KeptHere(iteration.step, numbers, aliases), arrays(vectors))
 
 
@@ -171,9 +176,9 @@ def resumed(kept: Kept, shard: Shard, device: torch.device) -> Iteration:
     vectors = {name: vector(parts, name, shard).to(device) for name in sorted(names)}
     vectors |= {name: vectors[other] for name, other in kept.aliases.items()}
     state = {name.removeprefix("state."): value for name, value in vectors.items() if name.startswith("state.")}
-    loss, best_loss = kept.numbers["last"].tolist()
+    loss, best_loss, worse = kept.numbers["last"].tolist()
     best = Minimum(vectors["best"], best_loss)
-    return Iteration(vectors["image"], unpack({**state, **kept.numbers}), best, kept.step, loss)
+    return Iteration(vectors["image"], unpack({**state, **kept.numbers}), best, kept.step, loss, int(worse))
 
 
 def enlarged(carried: Carried, shard: Shard) -> Tensor:

@@ -18,6 +18,7 @@ ALL: Core = (slice(0, None), slice(0, None))
 BLOCK = 128  # positions whose outer products are summed in the multiplier's own float32 before they are rounded
 SPREAD = 1e-4  # variance added to every channel, in units of the style's mean square: roots of 0 have no slope
 FEW = 32 * BLOCK  # positions below which rounding each block would be felt, and float32 costs little
+PIECE = 256 * BLOCK  # positions that are weighted by a mask at a time: no copy of a whole layer is made
 
 
 def gram_sums(features: Tensor, core: Core = ALL) -> Tensor:
@@ -37,6 +38,16 @@ def moment_sums(features: Tensor, core: Core = ALL) -> Tensor:
     First and second moments in one matrix: whatever is additive in Gram sums (pieces, means, targets) is so in these.
     """
     sums: Tensor = _MomentSums.apply(features, core)  # type: ignore[no-untyped-call]
+    return sums
+
+
+def masked_moment_sums(features: Tensor, masks: Tensor, core: Core = ALL) -> Tensor:
+    """As `moment_sums`, each position weighted by a mask, for masks (K, H, W) of at least 0 -> (K, C + 1, C + 1).
+
+    The outer sums of (sqrt(m) channels, sqrt(m)): the mask's mass stands in the corner, in place of the number of
+    positions. Those of a mask of ones are `moment_sums`, up to rounding.
+    """
+    sums: Tensor = _MaskedMomentSums.apply(features, masks, core)  # type: ignore[no-untyped-call]
     return sums
 
 
@@ -78,6 +89,54 @@ class _MomentSums(torch.autograd.Function):
         product = torch.addmm(twice[-1, :-1], positions(part), twice[:-1, :-1])
         height, width = part.shape[-2:]
         return pasted(product.view(1, height, width, features.shape[1]).permute(0, 3, 1, 2), features, ctx.core), None
+
+
+class _MaskedMomentSums(torch.autograd.Function):
+    """As `_MomentSums`: the gradient is m X (D + D^T), added up over the masks. The masks get none.
+
+    Beside half precision the roots of the masks are rounded before anything is made of them, so that masses and moments
+    are of one mask.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, masks: Tensor, core: Core) -> Tensor:
+        ctx.save_for_backward(features, masks)
+        ctx.core = core
+        rows, roots = positions(features[(..., *core)]), roots_of(features, masks, core)
+        return torch.stack([weighted_moments(rows, root) for root in roots])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        features, masks = ctx.saved_tensors
+        part = features[(..., *ctx.core)]
+        rows, roots = positions(part), roots_of(features, masks, ctx.core)
+        twice = (gradient + gradient.transpose(1, 2)).to(features.dtype)
+        product = torch.zeros_like(rows)
+        for here, row, root in zip(
+            torch.split(product, PIECE), torch.split(rows, PIECE), torch.split(roots, PIECE, 1), strict=True
+        ):
+            for by, weight in zip(twice, root.square(), strict=True):
+                here.add_(torch.addmm(by[-1, :-1], row, by[:-1, :-1]).mul_(weight[:, None]))
+        height, width = part.shape[-2:]
+        whole = product.view(1, height, width, features.shape[1]).permute(0, 3, 1, 2)
+        return pasted(whole, features, ctx.core), None, None
+
+
+def roots_of(features: Tensor, masks: Tensor, core: Core) -> Tensor:
+    """The square roots (K, positions) of masks (K, H, W) in `core`, in the precision of the features."""
+    return masks[(..., *core)].sqrt().to(features.dtype).flatten(1)
+
+
+def weighted_moments(rows: Tensor, roots: Tensor) -> Tensor:
+    """Moment sums (C + 1, C + 1) of rows (positions, C) that are weighted by the squares of `roots` (positions)."""
+    total = None
+    for row, root in zip(torch.split(rows, PIECE), torch.split(roots, PIECE), strict=True):
+        part, column = row * root[:, None], wide(root)[:, None]
+        sums, mass = wide(part).T @ column, column.T @ column
+        moments = torch.cat([torch.cat([outer_sums(part), sums], 1), torch.cat([sums.T, mass], 1)])
+        total = moments if total is None else total + moments
+    assert total is not None
+    return total
 
 
 def cut(features: Tensor, core: Core) -> Tensor:

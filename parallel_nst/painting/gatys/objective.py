@@ -16,7 +16,7 @@ from torch import Tensor
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.losses import gram_loss, gram_part, wasserstein_loss
 from parallel_nst.painting.gatys.style import StyleTargets
-from parallel_nst.painting.gatys.sums import FeatureSums, Grams, measure_sums, pull_back
+from parallel_nst.painting.gatys.sums import FeatureSums, Grams, measure_sums, pull_back, region_key
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.tiles.geometry import Tile
 from parallel_nst.recipe import Recipe
@@ -64,7 +64,7 @@ def loss_parts(sums: FeatureSums, style: StyleTargets, resolved: ResolvedRecipe)
     (`PARTS`), each a mean over the whole picture and times its weight. The last stands beside relative units alone:
     papers have none."""
     recipe, layers, counts = resolved.recipe, resolved.layers, sums.positions
-    style_terms = {n: style_loss(sums.grams[n] / counts[n], style, n, recipe) for n in layers.style}
+    style_terms = style_losses(sums, style, resolved)
     relative = recipe.loss_units == "relative"
     content_terms = {n: sums.content[n] / (counts[n] * (style.powers[n] if relative else 1)) for n in layers.content}
     together = weighted_mean if relative else weighted_sum
@@ -77,9 +77,24 @@ def loss_parts(sums: FeatureSums, style: StyleTargets, resolved: ResolvedRecipe)
     ]
 
 
+def style_losses(sums: FeatureSums, style: StyleTargets, resolved: ResolvedRecipe) -> dict[str, Tensor]:
+    """The style loss of each layer. Where styles have regions, the sum over these, each with its weight and its share
+    of the picture: a px counts as much in a small region as in a large one, and as much beside the content as in a
+    picture without regions; what no mask covers has no style."""
+    recipe, names, means = resolved.recipe, resolved.layers.style, sums.means
+    if not style.regions:
+        return {name: style_loss(means[name], style, name, recipe) for name in names}
+    terms = {}
+    for name in names:
+        keys = {region_key(name, k): weight for k, weight in enumerate(style.regions)}
+        shares = {key: weight * sums.grams[key][-1, -1].detach() / sums.positions[name] for key, weight in keys.items()}
+        terms[name] = added([share * style_loss(means[key], style, key, recipe) for key, share in shares.items()])
+    return terms
+
+
 def style_loss(moments: Tensor, style: StyleTargets, name: str, recipe: Recipe) -> Tensor:
-    """What a layer's mean moments (C + 1, C + 1) miss of the style's, as the recipe measures it. In absolute units that
-    is the mean square over the Gram matrix, or for w2 the mean over channels."""
+    """What mean moments (C + 1, C + 1) miss of those of the style by this name, as the recipe measures it. In absolute
+    units that is the mean square over the Gram matrix, or for w2 the mean over channels."""
     target, relative = style.grams[name], recipe.loss_units == "relative"
     if recipe.style_loss == "w2":
         return wasserstein_loss(moments, target, style.powers[name] if relative else 1.0)
@@ -123,7 +138,7 @@ def one_thread() -> Iterator[None]:
 class LocalObjective:
     """The total loss of a tile by itself: of its core, with the rest of the image as context.
 
-    Images and `content` are of the tile's `read` rectangle.
+    Images, `content` and `masks` are of the tile's `read` rectangle.
     """
 
     reader: FeatureReader
@@ -131,16 +146,16 @@ class LocalObjective:
     style: StyleTargets
     content: Mapping[str, Tensor]
     tile: Tile
+    masks: Mapping[str, Tensor] | None = None
 
     def sums(self, image: Tensor) -> FeatureSums:
-        return measure_sums(self.reader, image, self.content, self.tile)
+        return measure_sums(self.reader, image, self.content, self.tile, self.masks)
 
     @torch.no_grad()
     def measured(self, image: Tensor) -> tuple[float, Grams]:
         """The loss, and the Gram means by style layer."""
         sums = self.sums(image)
-        grams = {name: gram / sums.positions[name] for name, gram in sums.grams.items()}
-        return float(total_loss(sums, self.style, self.resolved)), grams
+        return float(total_loss(sums, self.style, self.resolved)), sums.means
 
     def value(self, image: Tensor) -> float:
         return self.measured(image)[0]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.losses import gram_part, moment_sums, wide
-from parallel_nst.painting.gatys.sums import Grams
+from parallel_nst.painting.gatys.sums import Grams, region_key
 from parallel_nst.painting.named_tensors import on_device
 from parallel_nst.painting.tiles.geometry import Tile
 
@@ -23,11 +23,14 @@ class StyleTargets:
     grams: the Gram mean to reach, by style layer.
     norms: |G|^2 of the style image itself, by style layer; the loss of Gram matrices is in units of it.
     powers: mean square of the style image's features, by layer; the other losses of features are in units of it.
+    regions: weight of each style where each has a region of its own; grams, norms and powers of style layers are then
+    by region, too (`sums.region_key`).
     """
 
     grams: Grams
     norms: Mapping[str, float]
     powers: Mapping[str, float]
+    regions: Sequence[float] = ()
 
     def to(self, device: torch.device) -> StyleTargets:
         """The same on another device."""
@@ -43,11 +46,28 @@ def mixed(targets: Sequence[StyleTargets], weights: Sequence[float]) -> StyleTar
         name: torch.stack([share * one.grams[name] for share, one in zip(shares, targets, strict=True)]).sum(0)
         for name in targets[0].grams
     }
-    powers = {
+    return StyleTargets(grams, norms_of(grams), mixed_powers(targets, shares))
+
+
+def mixed_powers(targets: Sequence[StyleTargets], shares: Sequence[float]) -> dict[str, float]:
+    """The powers of several style pictures together."""
+    return {
         name: sum(share * one.powers[name] for share, one in zip(shares, targets, strict=True))
         for name in targets[0].powers
     }
-    return StyleTargets(grams, norms_of(grams), powers)
+
+
+def regional(targets: Sequence[StyleTargets], weights: Sequence[float], areas: Sequence[float]) -> StyleTargets:
+    """What several style pictures ask for, each in its own region. weights: only their ratios count. areas: the share
+    of the picture that each mask covers."""
+    mean = sum(weights) / len(weights)
+    regions = [weight / mean for weight in weights]
+    masses = [weight * area for weight, area in zip(regions, areas, strict=True)]
+    total = sum(masses) or 1.0
+    grams = {region_key(name, k): gram for k, one in enumerate(targets) for name, gram in one.grams.items()}
+    powers = {region_key(name, k): one.powers[name] for k, one in enumerate(targets) for name in one.grams}
+    norms = {region_key(name, k): norm for k, one in enumerate(targets) for name, norm in one.norms.items()}
+    return StyleTargets(grams, norms, mixed_powers(targets, [mass / total for mass in masses]) | powers, regions)
 
 
 def norms_of(grams: Grams) -> dict[str, float]:

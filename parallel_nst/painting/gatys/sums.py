@@ -8,18 +8,32 @@ the loss by the sums, and send that back through the pieces.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from parallel_nst.painting.gatys.features import FeatureReader
-from parallel_nst.painting.gatys.losses import content_sums, cut, excess_sums, moment_sums, variation_sums
+from parallel_nst.painting.gatys.losses import (
+    Core,
+    content_sums,
+    cut,
+    excess_sums,
+    masked_moment_sums,
+    moment_sums,
+    variation_sums,
+)
 from parallel_nst.painting.tiles.geometry import Tile
 
 Grams = Mapping[str, Tensor]
-"""By style layer: a Gram matrix with the features' mean beside it (see `losses.moment_sums`), (C + 1, C + 1)."""
+"""By style layer: a Gram matrix with the features' mean beside it (see `losses.moment_sums`), (C + 1, C + 1). Where
+masks give each style a region of its own, by layer and region (`region_key`)."""
+
+
+def region_key(layer: str, region: int) -> str:
+    """The name of a layer's measures in one region."""
+    return f"{layer}@{region}"
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,11 @@ class FeatureSums:
         )
 
     @property
+    def means(self) -> dict[str, Tensor]:
+        """Mean moments, by style layer and region; zeros for a region that is nowhere in the piece."""
+        return {key: gram / (self.positions.get(key) or mass_of(gram)) for key, gram in self.grams.items()}
+
+    @property
     def tensors(self) -> list[Tensor]:
         """All that can be differentiated, in one order."""
         return [*self.grams.values(), *self.content.values(), self.variation, self.excess]
@@ -65,15 +84,27 @@ class FeatureSums:
         return self.holding([value.detach().to(device, dtype) for value in self.tensors])
 
 
-def measure_sums(reader: FeatureReader, image: Tensor, content: Mapping[str, Tensor], tile: Tile) -> FeatureSums:
+def mass_of(sums: Tensor) -> Tensor:
+    """The mass of a mask in its moment sums, never 0; a picture does not change it."""
+    return sums[-1, -1].detach().clamp_min(torch.finfo(sums.dtype).tiny)
+
+
+def measure_sums(
+    reader: FeatureReader,
+    image: Tensor,
+    content: Mapping[str, Tensor],
+    tile: Tile,
+    masks: Mapping[str, Tensor] | None = None,
+) -> FeatureSums:
     """Sums over the core of a tile of a picture.
 
-    image: the tile's `read` rectangle; content: features of the same rectangle of the content image.
+    image: the tile's `read` rectangle; content: features of the same rectangle of the content image; masks: of the same
+    rectangle (`FeatureReader.read_masks`), where styles have regions.
     """
     layers, features = reader.layers, reader.read(image)
     core = {name: reader.core(name, tile) for name in features}
     return FeatureSums(
-        grams={name: moment_sums(features[name], core[name]) for name in layers.style},
+        grams=style_sums(features, core, layers.style, masks),
         content={
             name: content_sums(cut(features[name], core[name]), cut(content[name], core[name]))
             for name in layers.content
@@ -83,6 +114,27 @@ def measure_sums(reader: FeatureReader, image: Tensor, content: Mapping[str, Ten
         positions={name: math.prod(f[(..., *core[name])].shape[-2:]) for name, f in features.items()},
         elements=image.shape[1] * tile.core.area,
     )
+
+
+def style_sums(
+    features: Mapping[str, Tensor], core: Mapping[str, Core], names: Iterable[str], masks: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """Moment sums at these layers, of each region where there are masks."""
+    if masks is None:
+        return {name: moment_sums(features[name], core[name]) for name in names}
+    stacks = {name: masked_moment_sums(features[name], masks[name], core[name]) for name in names}
+    return {region_key(name, k): sums for name, stack in stacks.items() for k, sums in enumerate(stack)}
+
+
+@torch.no_grad()
+def measure_means(
+    reader: FeatureReader, image: Tensor, tile: Tile, masks: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Mean moments over the core of a tile at the style layers. image: the tile's `read` rectangle."""
+    features, zero = reader.read(image), torch.zeros(())
+    core = {name: reader.core(name, tile) for name in features}
+    counts = {name: math.prod(f[(..., *core[name])].shape[-2:]) for name, f in features.items()}
+    return FeatureSums(style_sums(features, core, reader.layers.style, masks), {}, zero, zero, counts, 0).means
 
 
 def pull_back(sums: FeatureSums, image: Tensor, by: FeatureSums) -> Tensor:

@@ -19,4 +19,6 @@ def blended(scale: Scale, overlap: int, results: Sequence[OptimisedTile]) -> Sca
     for tile, result in zip(scale.tiles, results, strict=True):
         blend.add(tile, result.pixels)
     loss = sum(share * result.loss for share, result in zip(shares(scale.tiles), results, strict=True))
-    return ScaleResult(InOnePiece(blend.result()), loss, blend_seconds=time.perf_counter() - began)
+    setbacks = [result.setback for result in results if result.setback]
+    seconds = time.perf_counter() - began
+    return ScaleResult(InOnePiece(blend.result()), loss, blend_seconds=seconds, setbacks=setbacks)

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parallel_nst.painting.gatys.minimise import PATIENCE, Setback, grown
 from parallel_nst.painting.gatys.sums import Grams
 from parallel_nst.painting.independent.blended import blended
-from parallel_nst.painting.independent.targets import measured_grams, tile_targets
+from parallel_nst.painting.independent.targets import measured_grams, shares, tile_targets
 from parallel_nst.painting.independent.tasks import PackState, Round, tile_task
 from parallel_nst.painting.mode import Due, Report
 from parallel_nst.painting.named_tensors import prefixed
@@ -33,7 +34,9 @@ PackedState = Mapping[str, Tensor] | None  # None: there is none
 @dataclass(frozen=True, eq=False)
 class Exchange:
     """What synchronised tiles have between two rounds: the blended picture (3, H, W), the steps done, the loss and each
-    tile's Gram means. states: asks for each tile's packed optimiser state. See `ScaleState`."""
+    tile's Gram means. states: asks for each tile's packed optimiser state. best: the best picture so far, each held
+    against fresh targets once the next round begins, and its loss; worse: the steps since the loss has grown
+    (`minimise.GROWN`). See `ScaleState`."""
 
     pixels: np.ndarray
     step: int
@@ -41,6 +44,8 @@ class Exchange:
     grams: Sequence[Grams]
     states: Callable[[], Sequence[PackedState]]
     blend_seconds: float = 0.0
+    best: tuple[np.ndarray, float] | None = None
+    worse: int = 0
 
     @property
     def done(self) -> Sequence[int]:
@@ -53,7 +58,10 @@ class Exchange:
         tensors = {"pixels": torch.from_numpy(self.pixels)}
         for index, (grams, state) in enumerate(zip(self.grams, self.states(), strict=True)):
             tensors |= prefixed(f"grams.{index}", grams) | prefixed(f"state.{index}", state or {})
-        return Snapshot(scale, self.step, tensors, {"loss": self.loss})
+        numbers = {"loss": self.loss, "worse": float(self.worse)}
+        if self.best is not None:
+            tensors["best"], numbers["best"] = torch.from_numpy(self.best[0]), self.best[1]
+        return Snapshot(scale, self.step, tensors, numbers)
 
 
 @dataclass(frozen=True)
@@ -81,18 +89,24 @@ class Synchronised:
             loss=snapshot.numbers["loss"],
             grams=[snapshot.under(f"grams.{index}") for index in tiles],
             states=lambda: states,
+            best=best_in(snapshot),
+            worse=int(snapshot.numbers["worse"]),
         )
 
     def states(self, start: Exchange, report: Report, due: Due) -> Iterator[Exchange]:
         now, states = start, start.states()
         del start
-        while now.step < self.scale.steps:
+        while now.step < self.scale.steps and now.worse < PATIENCE:
             now = self._after_round(now, states, report)
             states = [None] * len(states)  # the workers have them
             yield now
 
     def result(self, end: Exchange) -> ScaleResult:
-        return ScaleResult(InOnePiece(end.pixels), end.loss, blend_seconds=end.blend_seconds)
+        if end.best is None or not (end.worse >= PATIENCE or grown(end.loss, end.best[1])):
+            return ScaleResult(InOnePiece(end.pixels), end.loss, blend_seconds=end.blend_seconds)
+        pixels, loss = end.best
+        kept, lost = InOnePiece(pixels.clip(0, 1)), Setback(end.step, end.loss, loss)
+        return ScaleResult(kept, loss, blend_seconds=end.blend_seconds, setbacks=[lost])
 
     def _after_round(self, now: Exchange, states: Sequence[PackedState], report: Report) -> Exchange:
         """The next exchange. states: what tiles are given of their optimisers."""
@@ -108,10 +122,18 @@ class Synchronised:
         picture = blended(scale, tiling.overlap, tiles)
         blending = now.blend_seconds + picture.blend_seconds
         grams = [tile.grams for tile in tiles]
-        return Exchange(picture.pixels, until, picture.loss, grams, self._packed_states, blending)
+        first = sum(share * tile.first for share, tile in zip(shares(scale.tiles), tiles, strict=True))
+        best = now.best if now.best and not first < now.best[1] else (now.pixels, first)
+        worse = now.worse + until - now.step if grown(first, best[1]) else 0
+        return Exchange(picture.pixels, until, picture.loss, grams, self._packed_states, blending, best, worse)
 
     def _packed_states(self) -> list[PackedState]:
         """What the workers have kept of each tile's optimiser."""
         tasks = [Pinned(tile.index, PackState(self.series, tile.index)) for tile in self.scale.tiles]
         packed = dict(self.pool.map_pinned(tasks))
         return [packed[tile.index] for tile in self.scale.tiles]
+
+
+def best_in(snapshot: Snapshot) -> tuple[np.ndarray, float] | None:
+    """The best picture that a snapshot has kept."""
+    return (snapshot.tensors["best"].numpy(), snapshot.numbers["best"]) if "best" in snapshot.tensors else None

@@ -9,10 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from parallel_nst.painting.gatys.features import reader_on
-from parallel_nst.painting.gatys.style import measure_style
-from parallel_nst.painting.gatys.sums import Grams
+from parallel_nst.painting.gatys.sums import Grams, measure_means, region_key
 from parallel_nst.painting.named_tensors import on_device
-from parallel_nst.painting.planning.scales import Scale
+from parallel_nst.painting.planning.scales import Framed, Scale
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.tiles.geometry import Tile, gather
 from parallel_nst.recipe import LayerWeights
@@ -22,20 +21,21 @@ from parallel_nst.workers.worker import Progress, Worker
 
 @dataclass(frozen=True)
 class MeasureGrams:
-    """Gram means of the core of a tile at the style layers -> {layer: (C, C)}, on the CPU.
+    """Gram means of the core of a tile at the style layers -> `Grams`, on the CPU.
 
-    pixels: of the tile's `read` rectangle.
+    pixels: of the tile's `read` rectangle, and so are the masks (K, h, w), where styles have regions.
     """
 
     pixels: np.ndarray
     tile: Tile
     resolved: ResolvedRecipe
+    masks: np.ndarray | None = None
 
     def run(self, worker: Worker) -> Generator[Progress, None, dict[str, Tensor]]:
         reader = reader_on(worker, self.resolved)
         reader = replace(reader, layers=LayerWeights(style=reader.layers.style))
-        sums = measure_style(reader, worker.image(self.pixels), self.tile)
-        return on_device(sums.targets.grams, "cpu")
+        masks = None if self.masks is None else reader.read_masks(worker.image(self.masks)[0])
+        return on_device(measure_means(reader, worker.image(self.pixels), self.tile, masks), "cpu")
         yield
 
 
@@ -43,7 +43,10 @@ def measured_grams(pixels: np.ndarray, scale: Scale, resolved: ResolvedRecipe, p
     """Gram means of every tile of `pixels`; none are needed for plain targets."""
     if plain(scale, resolved):
         return [{}] * len(scale.tiles)
-    tasks = [MeasureGrams(gather(pixels, tile.read), tile.written, resolved) for tile in scale.tiles]
+    tasks = [
+        MeasureGrams(gather(pixels, tile.read), tile.written, resolved, scale.read_masks(tile.read))
+        for tile in scale.tiles
+    ]
     grams: list[Grams] = [{}] * len(tasks)
     for index, measured in pool.map(tasks):
         grams[index] = measured
@@ -54,7 +57,14 @@ def tile_targets(scale: Scale, resolved: ResolvedRecipe, grams: Sequence[Grams])
     """What each tile aims at, given its Gram means: its own target, or the style's Gram means for all."""
     if plain(scale, resolved):
         return [scale.style.grams] * len(scale.tiles)
-    return own_targets(scale.style.grams, shares(scale.tiles), grams)
+    if scale.masks is None:
+        return own_targets(scale.style.grams, shares(scale.tiles), grams)
+    targets: list[dict[str, Tensor]] = [{} for _ in scale.tiles]
+    for region, weights in enumerate(region_shares(scale.masks, scale.tiles)):
+        style = {key: scale.style.grams[key] for key in (region_key(n, region) for n in resolved.layers.style)}
+        for target, own in zip(targets, own_targets(style, weights, grams), strict=True):
+            target.update(own)
+    return list(targets)
 
 
 def plain(scale: Scale, resolved: ResolvedRecipe) -> bool:
@@ -73,6 +83,13 @@ def own_targets(style: Grams, weights: Sequence[float], grams: Sequence[Grams]) 
         for name, target in style.items()
     }
     return [{name: gram[name] + lack for name, lack in deficit.items()} for gram in grams]
+
+
+def region_shares(masks: Framed, tiles: Sequence[Tile]) -> list[list[float]]:
+    """Of each mask's mass, the share that lies in each core."""
+    masses = np.stack([masks.read(tile.core).sum((1, 2), dtype=np.float64) for tile in tiles], 1)
+    found: list[list[float]] = (masses / np.maximum(masses.sum(1, keepdims=True), np.finfo(float).tiny)).tolist()
+    return found
 
 
 def shares(tiles: Sequence[Tile]) -> list[float]:

@@ -5,6 +5,7 @@ Arrays are (3, H, W) in [0, 1], float32 or, where the worker's precision is that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from parallel_nst.painting.gatys.features import reader_on
-from parallel_nst.painting.gatys.minimise import Iteration, finish, minimise
+from parallel_nst.painting.gatys.minimise import Iteration, Setback, finish, minimise, setback
 from parallel_nst.painting.gatys.objective import LocalObjective
 from parallel_nst.painting.gatys.optimizers.base import Optimizer
 from parallel_nst.painting.gatys.optimizers.choice import make_optimizer
@@ -43,11 +44,14 @@ class Round:
 
 @dataclass(frozen=True)
 class OptimisedTile:
-    """pixels (3, H, W) and the loss they have: at the end in [0, 1]; before it also their Gram means."""
+    """pixels (3, H, W) and the loss they have: at the end in [0, 1]; before it also their Gram means. first: the loss
+    of what was begun with."""
 
     pixels: np.ndarray
     loss: float
     grams: Grams = field(default_factory=dict)
+    first: float = math.nan
+    setback: Setback | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class OptimiseTile:
     """Gatys' optimisation of one tile by itself, from `start` -> OptimisedTile.
 
     content, start: of the tile's `read` rectangle; the losses are those of its core. steps: of the whole optimisation.
-    round: the part of it that is to be done; None: all.
+    round: the part of it that is to be done; None: all. masks: (K, h, w) of the same rectangle, where styles have
+    regions.
     """
 
     content: np.ndarray
@@ -65,6 +70,7 @@ class OptimiseTile:
     tile: Tile
     steps: int
     round: Round | None = None
+    masks: np.ndarray | None = None
 
     def run(self, worker: Worker) -> Generator[Progress, None, OptimisedTile]:
         part = self.round or Round("", 0, self.steps)
@@ -78,13 +84,14 @@ class OptimiseTile:
             yield Progress(iteration.step, self.steps, iteration.loss)
         if part.until == self.steps:
             best = finish(objective, iteration)
-            return OptimisedTile(best.image[0].cpu().numpy(), best.loss)
+            lost = setback(iteration, best)
+            return OptimisedTile(best.image[0].cpu().numpy(), best.loss, first=losses[0], setback=lost)
         # The image that the optimiser wants to see next goes on, with its memory: to hand on the best one instead, and
         # clamped, would tell it of a move that it never made. Losses right after an exchange can be compared with each
         # other; those later on are against stale targets.
         left["state", self.tile.index] = carry_state(iteration.state, losses[0])
         loss, grams = objective.measured(iteration.image)
-        return OptimisedTile(iteration.image[0].cpu().numpy(), loss, on_device(grams, "cpu"))
+        return OptimisedTile(iteration.image[0].cpu().numpy(), loss, on_device(grams, "cpu"), losses[0])
 
     def objective(self, worker: Worker, left: dict[Hashable, Any]) -> LocalObjective:
         """What is minimised, on this worker. The content's features are measured once a series."""
@@ -93,7 +100,8 @@ class OptimiseTile:
         if content is None:
             content = left["content", self.tile.index] = reader.read_content(worker.image(self.content))
         style = replace(self.style, grams=on_device(self.style.grams, worker.device))
-        return LocalObjective(reader, self.resolved, style, content, self.tile)
+        masks = None if self.masks is None else reader.read_masks(worker.image(self.masks)[0])
+        return LocalObjective(reader, self.resolved, style, content, self.tile, masks)
 
     def first_state(self, part: Round, left: dict[Hashable, Any], optimizer: Optimizer, image: Tensor) -> Any:
         """What the optimiser begins with, on the image's device."""
@@ -112,6 +120,7 @@ def tile_task(pixels: np.ndarray, scale: Scale, tile: Tile, grams: Grams, resolv
         resolved=resolved,
         tile=tile.written,
         steps=scale.steps,
+        masks=scale.read_masks(tile.read),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from parallel_nst.files.images import fit, resize
 from parallel_nst.files.size import Size
+from parallel_nst.painting.gatys.minimise import Setback
 from parallel_nst.painting.gatys.style import StyleTargets
 from parallel_nst.painting.planning.tilings import Budget, context, exact_tiling, independent_tiling
 from parallel_nst.painting.resolved import ResolvedRecipe
@@ -50,7 +51,8 @@ class ScalePlan:
 
 
 class Framed:
-    """A picture (H, W, 3) seen with a frame of FRAME px of its mirror image. Nothing is copied until it is read."""
+    """A picture (H, W, 3), or masks (H, W, K), seen with a frame of FRAME px of its mirror image. Nothing is copied
+    until it is read."""
 
     def __init__(self, pixels: np.ndarray) -> None:
         self._pixels = pixels
@@ -81,6 +83,7 @@ class Scale:
     """One scale's work: the content at this size, what to aim at, how far to go, and the cut.
 
     kept: how many tiles' graphs a worker may keep between the halves of an exact step; beyond, it computes them twice.
+    masks: of as many channels as there are styles, where each has a region of its own.
     """
 
     content: Framed
@@ -88,6 +91,11 @@ class Scale:
     steps: int
     tiles: Sequence[Tile]
     kept: int = 1
+    masks: Framed | None = None
+
+    def read_masks(self, rect: Rect) -> np.ndarray | None:
+        """A rectangle of the masks (K, h, w); None where there are none."""
+        return None if self.masks is None else self.masks.read(rect)
 
 
 class PaintedImage(Protocol):
@@ -121,12 +129,14 @@ class ScaleResult:
 
     loss of independent tiles is the mean over tiles, weighted by area. With targets of their own it is an upper bound
     of the style loss of the whole, because the whole's deviation is the weighted mean of the tiles' deviations.
+    setbacks: of the picture, or of some of its tiles.
     """
 
     image: PaintedImage
     loss: float
     carried: Any = None
     blend_seconds: float = 0.0
+    setbacks: Sequence[Setback] = ()
 
     @property
     def pixels(self) -> np.ndarray:
@@ -221,6 +231,11 @@ def enlarged(pixels: np.ndarray, size: Size) -> np.ndarray:
     """(3, H, W) with its frame, brought to `size` with its frame; as it is where it has that size."""
     image = framed(unframed(pixels), size)
     return pixels if image.size == pixels.shape[-2:] else image.whole.astype(pixels.dtype, copy=False)
+
+
+def framed_masks(masks: Sequence[np.ndarray], size: Size) -> Framed | None:
+    """Masks (H, W) of any size, resized and one behind the other, with their frame; None for none."""
+    return Framed(np.stack([resize(mask, size) for mask in masks], -1)) if masks else None
 
 
 def unframed(pixels: np.ndarray) -> np.ndarray:

@@ -129,7 +129,7 @@ def advance(
         square = float(products) / elements
         ways = torch.tensor([-FIRST_STEP / math.sqrt(square) if square > 0 else 0.0], dtype=torch.float64)
     size = math.sqrt(float(ways @ products @ ways) / elements)
-    ways *= min(1.0, LARGEST_STEP / max(size, 1e-30))
+    ways = ways * min(1.0, LARGEST_STEP / max(size, 1e-30))  # a new tensor: what is agreed on may be another rank's own
     move = rounded(combine([*state.vectors, gradient], ways.tolist(), buffer), spare, spread)
     following = LBFGSState(point, move, 0, state.pairs, products[:-1, :-1].clone())
     return moved(point.image, move, buffer, through), following
