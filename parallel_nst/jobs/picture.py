@@ -29,7 +29,7 @@ from parallel_nst.painting.scale_run import OnStatus, RunCallbacks, RunStatus
 from parallel_nst.painting.snapshots import Snapshot, load_snapshot, save_snapshot
 from parallel_nst.painting.sources import SourcePictures, check_sources
 from parallel_nst.painting.stylize import Stylised, budget_for, paint, stylize_sources
-from parallel_nst.recipe import Recipe
+from parallel_nst.recipe import INITS, Recipe
 from parallel_nst.workers.crew import ANY_NUMBER
 from parallel_nst.workers.opening import Workload, open_pool
 from parallel_nst.workers.pool import Pool, worker_memory
@@ -127,21 +127,21 @@ def stylize(
     pool: Pool | None = None,
     *,
     workers: int = 1,
-    start: Picture | None = None,
     masks: Sequence[Picture] = (),
     on_status: OnStatus | None = None,
 ) -> Stylised:
     """Paint `content` in the manner of `style`, or of several, in one call. What the content carries (alpha, profile,
     EXIF, depth) is kept.
 
-    recipe: None takes the defaults. pool: from `open_pool`, for several pictures one after the other; None opens one of
-    at most so many workers for this picture, one being this process, and closes it. start: what to begin with, for a
-    recipe whose `init` names a picture. masks: one for each style, white where it is to be. on_status: is told how far
-    it is. PnstError, in one line, for anything that can be put right.
+    recipe: None takes the defaults; a file that its `init` names is read. pool: from `open_pool`, for several pictures
+    one after the other; None opens one of at most so many workers for this picture, one being this process, and closes
+    it. masks: one for each style, white where it is to be. on_status: is told how far it is. PnstError, in one line,
+    for anything that can be put right.
     """
     recipe = recipe or Recipe()
     callbacks = RunCallbacks(on_status=on_status)
     styles = [style] if isinstance(style, Picture) else style
+    start = None if recipe.init in INITS else read_image(recipe.init)
     sources = SourcePictures(content, styles, start, [mask_of(mask) for mask in masks])
     if pool is not None:
         return stylize_sources(sources, recipe, pool, callbacks)

@@ -20,8 +20,8 @@ from parallel_nst.painting.color import with_colours_of
 from parallel_nst.painting.exact.mode import Exact
 from parallel_nst.painting.gatys.minimise import Setback
 from parallel_nst.painting.gatys.style import StyleTargets, mixed, regional
-from parallel_nst.painting.independent.alone import Alone
 from parallel_nst.painting.independent.synchronised import Synchronised
+from parallel_nst.painting.independent.unsynchronised import Unsynchronised
 from parallel_nst.painting.masks import mask_of
 from parallel_nst.painting.mode import Mode, State
 from parallel_nst.painting.planning.footprint import worker_share
@@ -79,14 +79,12 @@ def stylize(
     callbacks: RunCallbacks | None = None,
     *,
     masks: Sequence[Picture] = (),
-    budget: Budget | None = None,
-    resume: Snapshot | None = None,
 ) -> Stylised:
     """As `stylize_sources`, of a picture in the manner of another or of several. masks: one for each style, white where
     it is to be."""
     styles = [style] if isinstance(style, Picture) else style
     sources = SourcePictures(content, styles, masks=[mask_of(mask) for mask in masks])
-    return stylize_sources(sources, recipe, pool, callbacks, budget=budget, resume=resume)
+    return stylize_sources(sources, recipe, pool, callbacks)
 
 
 def stylize_sources(
@@ -172,7 +170,7 @@ def mode_of(plan: ScalePlan, scale: Scale, resolved: ResolvedRecipe, pool: Pool)
     """How a scale is painted."""
     if plan.exact:
         return Exact(scale, resolved, pool)
-    return (Synchronised if resolved.recipe.tiling.sync_every else Alone)(scale, resolved, pool)
+    return (Synchronised if resolved.recipe.tiling.sync_every else Unsynchronised)(scale, resolved, pool)
 
 
 def begun(mode: Mode[State], before: Snapshot | ScaleResult) -> State:

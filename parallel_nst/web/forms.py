@@ -13,7 +13,7 @@ from parallel_nst.files.images import Picture, write_image
 from parallel_nst.web.instant import InstantRequest
 from parallel_nst.web.requests import ModelRequest, PaintingRequest, check_size, model_text
 from parallel_nst.web.service import PictureService, Service
-from parallel_nst.web.store import Job, Kind, shown_name
+from parallel_nst.web.store import Kind, QueuedJob, shown_name
 from parallel_nst.web.uploads import Intake, Upload, intake
 
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -56,7 +56,7 @@ class StylizeForm:
     format: Annotated[Format, Form(description="of the answer")] = "jpeg"
 
 
-def added(service: Service, form: JobForm) -> Job:
+def added(service: Service, form: JobForm) -> QueuedJob:
     """A new job of a form. BadInput for what cannot be painted; then nothing of it stays."""
     check_look(service, form)
     with intake(service.incoming, service.decoders) as place:

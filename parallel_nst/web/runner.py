@@ -19,12 +19,13 @@ from parallel_nst.files.size import Size
 from parallel_nst.jobs.picture import check_memory, write_preview
 from parallel_nst.painting.scale_run import RunCallbacks, RunStatus
 from parallel_nst.painting.snapshots import Snapshot, load_snapshot, save_snapshot
-from parallel_nst.painting.stylize import stylize
+from parallel_nst.painting.sources import SourcePictures
+from parallel_nst.painting.stylize import stylize_sources
 from parallel_nst.recipe import Recipe
 from parallel_nst.web.board import Board, Live
 from parallel_nst.web.instant import InstantRequest, InstantStylizer
 from parallel_nst.web.requests import model_text, recipe_of
-from parallel_nst.web.store import Job, JobFiles, JobStore, Kind
+from parallel_nst.web.store import JobFiles, JobStore, Kind, QueuedJob
 from parallel_nst.workers.pool import Pool
 
 PREVIEW_EVERY = 4  # steps
@@ -82,7 +83,7 @@ class Runner:
             if thread.ident is not None:
                 thread.join()
 
-    def _work(self, kind: Kind, run: Callable[[Job], Size]) -> None:
+    def _work(self, kind: Kind, run: Callable[[QueuedJob], Size]) -> None:
         while True:
             with self._changed:
                 job = None if self._stopping else self._store.claim(kind)
@@ -97,7 +98,7 @@ class Runner:
         if kind == "painting":
             self._close_pool()
 
-    def _run(self, job: Job, run: Callable[[Job], Size]) -> None:
+    def _run(self, job: QueuedJob, run: Callable[[QueuedJob], Size]) -> None:
         """One job, however it ends."""
         self._board.touch(job.id)
         try:
@@ -122,12 +123,12 @@ class Runner:
                 with suppress(OSError):
                     self._store.files(job.id).snapshot.unlink(missing_ok=True)
 
-    def _check(self, job: Job) -> None:
+    def _check(self, job: QueuedJob) -> None:
         """Halted where the job is not to go on."""
         if self._stopping or job.id in self._cancelled:
             raise Halted
 
-    def _paint(self, job: Job) -> Size:
+    def _paint(self, job: QueuedJob) -> Size:
         """Gatys' optimisation; the size of the result."""
         files, recipe = self._store.files(job.id), recipe_of(job.settings["recipe"])
         content, style = read_image(files.content, max_pixels=NO_LIMIT), read_image(files.style, max_pixels=NO_LIMIT)
@@ -148,10 +149,11 @@ class Runner:
             on_snapshot=lambda snapshot: save_snapshot(files.snapshot, snapshot, identity),
         )
         self._check(job)
-        made = stylize(content, style, recipe, pool, callbacks, resume=resumed(files, identity))
+        sources = SourcePictures(content, [style])
+        made = stylize_sources(sources, recipe, pool, callbacks, resume=resumed(files, identity))
         return self._written(job, made.picture, recipe.to_toml())
 
-    def _generate(self, job: Job) -> Size:
+    def _generate(self, job: QueuedJob) -> Size:
         """One pass of a generator; the size of the result."""
         files, settings = self._store.files(job.id), job.settings
         content = read_image(files.content, max_pixels=NO_LIMIT)
@@ -166,7 +168,7 @@ class Runner:
             raise Halted from None
         return self._written(job, picture, model_text(settings))
 
-    def _written(self, job: Job, picture: Picture, settings: str) -> Size:
+    def _written(self, job: QueuedJob, picture: Picture, settings: str) -> Size:
         """Write the result, unless nobody wants it any more."""
         self._check(job)
         files = self._store.files(job.id)

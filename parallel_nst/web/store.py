@@ -43,7 +43,7 @@ INDEX = "CREATE INDEX IF NOT EXISTS by_state ON jobs (state, kind, place)"
 
 
 @dataclass(frozen=True)
-class Job:
+class QueuedJob:
     """name: of the content, for people. settings: as the request was understood. place: jobs wait in this order.
     created, started, ended: seconds since 1970. starts: how often it was begun. message: why it failed, or what is to
     be said of the result. width, height: of the result in px."""
@@ -63,7 +63,7 @@ class Job:
     height: int | None
 
 
-COLUMNS = ", ".join(spec.name for spec in fields(Job))
+COLUMNS = ", ".join(spec.name for spec in fields(QueuedJob))
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class JobStore:
         """Of a job by its id, which is one that `add` has made."""
         return JobFiles(self._jobs / job)
 
-    def add(self, kind: Kind, name: str, settings: Mapping[str, Any], pictures: Mapping[str, Path]) -> Job:
+    def add(self, kind: Kind, name: str, settings: Mapping[str, Any], pictures: Mapping[str, Path]) -> QueuedJob:
         """A new job at the end of the queue. pictures: files of `incoming` by the name of the `JobFiles` that each
         becomes. They are moved before the job can be seen."""
         job = secrets.token_urlsafe(ID_BYTES)
@@ -139,14 +139,14 @@ class JobStore:
             )
         return self[job]
 
-    def __getitem__(self, job: str) -> Job:
+    def __getitem__(self, job: str) -> QueuedJob:
         """KeyError for an id that there is not."""
         found = self._select("WHERE id = ?", (job,))
         if not found:
             raise KeyError(job)
         return found[0]
 
-    def all(self, limit: int = -1) -> list[Job]:
+    def all(self, limit: int = -1) -> list[QueuedJob]:
         """Those in the queue in their order, then the others, newest first."""
         queued = self._select("WHERE state IN ('running', 'queued') ORDER BY state DESC, place", ())
         others = "WHERE state NOT IN ('running', 'queued') ORDER BY created DESC LIMIT ?"
@@ -165,7 +165,7 @@ class JobStore:
             ).fetchall()
         return dict(rows)
 
-    def claim(self, kind: Kind) -> Job | None:
+    def claim(self, kind: Kind) -> QueuedJob | None:
         """The next job of a kind, which runs from now on; None where none waits."""
         with self._transaction() as base:
             found = self._select("WHERE state = 'queued' AND kind = ? ORDER BY place LIMIT 1", (kind,))
@@ -247,7 +247,7 @@ class JobStore:
                 shutil.rmtree(folder, ignore_errors=True)
         return again, gone
 
-    def _select(self, where: str, values: tuple[Any, ...]) -> list[Job]:
+    def _select(self, where: str, values: tuple[Any, ...]) -> list[QueuedJob]:
         with self._lock, closing(self._base.execute(f"SELECT {COLUMNS} FROM jobs {where}", values)) as rows:
             return [job_of(row) for row in rows]
 
@@ -264,13 +264,13 @@ class JobStore:
             self._base.execute("COMMIT")
 
 
-def job_of(row: tuple[Any, ...]) -> Job:
-    """A row of the columns of `Job`, in their order."""
+def job_of(row: tuple[Any, ...]) -> QueuedJob:
+    """A row of the columns of `QueuedJob`, in their order."""
     values = dict(zip(COLUMNS.split(", "), row, strict=True))
-    return Job(**values | {"settings": json.loads(values["settings"])})
+    return QueuedJob(**values | {"settings": json.loads(values["settings"])})
 
 
-def between(others: list[Job], to: int) -> float:
+def between(others: list[QueuedJob], to: int) -> float:
     """A place such that `to` - 1 of the other jobs, which are in order, stand before it."""
     places = [job.place for job in others]
     before = min(max(to, 1) - 1, len(places))

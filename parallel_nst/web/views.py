@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from parallel_nst.recipe import Recipe
 from parallel_nst.web.board import Board, Live
 from parallel_nst.web.catalogue import Catalogue
-from parallel_nst.web.store import Job, JobStore, Kind, State
+from parallel_nst.web.store import JobStore, Kind, QueuedJob, State
 
 
 class ErrorView(BaseModel):
@@ -86,13 +86,13 @@ def models_view(catalogue: Catalogue, paintings: tuple[str, ...], max_size: int,
     )
 
 
-def job_views(jobs: list[Job], store: JobStore, board: Board) -> list[JobView]:
+def job_views(jobs: list[QueuedJob], store: JobStore, board: Board) -> list[JobView]:
     """Jobs as they are now."""
     places = store.waiting()
     return [job_view(job, places.get(job.id), store, board) for job in jobs]
 
 
-def job_view(job: Job, place: int | None, store: JobStore, board: Board) -> JobView:
+def job_view(job: QueuedJob, place: int | None, store: JobStore, board: Board) -> JobView:
     names = "id kind state name created started ended message width height".split()
     return JobView(
         **{name: getattr(job, name) for name in names},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 import parallel_nst
 from parallel_nst import BadInput, Picture, PnstError, Recipe, TilingSpec, open_pool, stylize
+from parallel_nst.files.images import write_image
 from parallel_nst.jobs import picture as jobs
 from parallel_nst.workers import opening
 from parallel_nst.workers.pool import Pool
@@ -54,6 +57,15 @@ def test_one_call_paints_what_a_pool_paints(monkeypatch: pytest.MonkeyPatch) -> 
     assert np.array_equal(found.picture.pixels, expected.picture.pixels) and found.loss == expected.loss
     assert seen == [1, 2]
     assert len(closed) == 1
+
+
+def test_a_file_to_begin_with_is_read(tmp_path: Path) -> None:
+    write_image(tmp_path / "begin.png", picture(5))
+    begun = stylize(picture(0), picture(1), replace(RECIPE, init=str(tmp_path / "begin.png")))
+    plain = stylize(picture(0), picture(1), RECIPE)
+    assert not np.array_equal(begun.picture.pixels, plain.picture.pixels)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
+        stylize(picture(0), picture(1), replace(RECIPE, init="nowhere.png"))
 
 
 def test_what_is_wrong_is_of_one_family() -> None:

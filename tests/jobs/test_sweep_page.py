@@ -9,7 +9,7 @@ import pytest
 
 from parallel_nst.jobs.requests.sweep import SweepJob
 from parallel_nst.jobs.sweep.axes import cells_of, parse_axis
-from parallel_nst.jobs.sweep.page import Shown, page
+from parallel_nst.jobs.sweep.page import ShownCell, page
 from parallel_nst.recipe import Recipe
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -27,11 +27,11 @@ def shown(cell, name):
     """A cell of a colour of its own; the last one has failed."""
     text = f"cell {cell.number}"
     if name == "112":
-        return Shown(cell.texts, f"{text}: a reason", "", None)
+        return ShownCell(cell.texts, f"{text}: a reason", "", None)
     colour = np.float32([cell.number / 120, 1 - cell.number / 120, 0.5])
     pixels = np.broadcast_to(colour, (90, 120, 3)).copy()
     pixels[30:60, 40:80] = 1 - colour
-    return Shown(cell.texts, text, f"{name}.png", pixels)
+    return ShownCell(cell.texts, text, f"{name}.png", pixels)
 
 
 @pytest.fixture(scope="module")

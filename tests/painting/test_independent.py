@@ -11,11 +11,11 @@ from tiny_networks import LAYERS, tiny_resolved, tiny_state
 
 from parallel_nst.painting.gatys.features import reader_on
 from parallel_nst.painting.gatys.objective import LocalObjective
-from parallel_nst.painting.independent.alone import Alone
 from parallel_nst.painting.independent.blended import blended
 from parallel_nst.painting.independent.synchronised import Synchronised
 from parallel_nst.painting.independent.targets import MeasureGrams, measured_grams, own_targets, shares, tile_targets
 from parallel_nst.painting.independent.tasks import OptimisedTile, OptimiseTile, PackState
+from parallel_nst.painting.independent.unsynchronised import Unsynchronised
 from parallel_nst.painting.mode import Due
 from parallel_nst.painting.planning.scales import FRAME, Framed, Scale
 from parallel_nst.painting.style_targets import MeasureStyle
@@ -36,7 +36,7 @@ def unheard(index, progress):
 
 def alone(pixels, cut, recipe, pool, report=unheard):
     """What comes of tiles that are optimised each by itself."""
-    mode = Alone(cut, tiny_resolved(recipe), pool)
+    mode = Unsynchronised(cut, tiny_resolved(recipe), pool)
     (*_, end) = mode.states(mode.start(pixels), report, Due())
     return mode.result(end)
 
@@ -164,7 +164,7 @@ def test_results_in_any_order_blend_to_the_same_picture(pool, scale, pixels, rec
 
 def test_tiles_that_were_done_are_not_done_again(scale, pixels):
     pool, cut, seen = Scattered(SPEC, 2), scale((2, 3)), []
-    mode = Alone(cut, tiny_resolved(RECIPE), pool)
+    mode = Unsynchronised(cut, tiny_resolved(RECIPE), pool)
     (*_, whole) = mode.states(mode.start(pixels), unheard, Due())
     assert sorted(whole.results) == list(range(6))
     pool.tasks = []

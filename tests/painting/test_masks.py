@@ -19,7 +19,7 @@ from parallel_nst.painting.masks import check_mask, mask_of
 from parallel_nst.painting.planning.scales import Framed, framed_masks
 from parallel_nst.painting.scale_run import RunCallbacks
 from parallel_nst.painting.sources import SourcePictures, check_sources
-from parallel_nst.painting.stylize import stylize
+from parallel_nst.painting.stylize import stylize, stylize_sources
 from parallel_nst.painting.tiles.geometry import whole_tile
 from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers.pool import SerialPool
@@ -277,8 +277,9 @@ def test_a_mask_of_ones_paints_the_picture_of_one_style(recipe):
 
 @pytest.mark.parametrize("name", ["exact", "alone", "synchronised"])
 def test_a_masked_run_goes_on_from_a_snapshot(name):
-    styles, masks, pool, kept = [picture(seed=1), picture(seed=2)], white_where(halves(30, 40)), SerialPool(SPEC), []
-    paint = lambda **more: stylize(picture(), styles, RECIPES[name], pool, masks=masks, **more)  # noqa: E731
+    masks, pool, kept = [mask_of(mask) for mask in white_where(halves(30, 40))], SerialPool(SPEC), []
+    sources = SourcePictures(picture(), [picture(seed=1), picture(seed=2)], masks=masks)
+    paint = lambda **more: stylize_sources(sources, RECIPES[name], pool, **more)  # noqa: E731
     whole = paint(callbacks=RunCallbacks(snapshot_every=1, on_snapshot=kept.append))
     assert len(kept) > 3
     for snapshot in kept[:: len(kept) - 2]:

@@ -24,7 +24,7 @@ from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.scale_run import RunCallbacks
 from parallel_nst.painting.sources import SourcePictures
 from parallel_nst.painting.style_targets import measured_style
-from parallel_nst.painting.stylize import stylize, stylize_sources, whole_loss
+from parallel_nst.painting.stylize import stylize_sources, whole_loss
 from parallel_nst.painting.tiles.geometry import whole_tile
 from parallel_nst.recipe import LayerWeights, Recipe, TilingSpec
 from parallel_nst.workers.pool import SerialPool
@@ -59,7 +59,9 @@ def budget(pool, memory=ROOM):
 
 
 def painted(recipe, pool, content=None, style=None, **more):
-    return stylize(content or picture(), style or picture(seed=1), recipe, pool, budget=budget(pool), **more)
+    styles = style if isinstance(style, list) else [style or picture(seed=1)]
+    sources = SourcePictures(content or picture(), styles)
+    return stylize_sources(sources, recipe, pool, budget=budget(pool), **more)
 
 
 # Pictures of every kind
@@ -125,7 +127,8 @@ def test_an_unknown_layer_is_refused_before_anything_runs(pool):
 def test_too_little_memory_is_refused_before_anything_runs():
     pool = Scattered(SPEC)
     with pytest.raises(ValueError, match="more memory"):
-        stylize(picture(), picture(seed=1), RECIPE, pool, budget=budget(pool, 1 << 20))
+        sources = SourcePictures(picture(), [picture(seed=1)])
+        stylize_sources(sources, RECIPE, pool, budget=budget(pool, 1 << 20))
     assert pool.tasks == []
 
 

@@ -25,7 +25,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownPicture:
     """A picture of the page. data: its address, which holds the file itself."""
 
     data: str
@@ -76,9 +76,9 @@ def facts(comparison: Comparison) -> dict[str, str]:
     }
 
 
-def shown(pictures: Iterable[tuple[Thumbnail, str]]) -> list[Shown]:
+def shown(pictures: Iterable[tuple[Thumbnail, str]]) -> list[ShownPicture]:
     """Thumbnails with their captions."""
-    return [Shown(address(jpeg(pixels), "jpeg"), caption) for pixels, caption in pictures]
+    return [ShownPicture(address(jpeg(pixels), "jpeg"), caption) for pixels, caption in pictures]
 
 
 def jpeg(pixels: Thumbnail) -> bytes:

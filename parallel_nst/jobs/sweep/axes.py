@@ -48,7 +48,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Variable:
     """A knob of a recipe. path: of names, from the recipe to the field."""
 
     path: tuple[str, ...]
@@ -56,14 +56,14 @@ class Setting:
     kind: Any
 
 
-def settings(record: Any = Recipe, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Setting]]:
+def settings(record: Any = Recipe, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Variable]]:
     """All knobs of a recipe, by the names of their options without the dashes."""
     hints = get_type_hints(record)
     for spec in fields(record):
         place, told = (*path, spec.name), knob_of(spec)
         if told is not None:
             name = told.flags[-1].lstrip("-") if told.flags else spec.name.replace("_", "-")
-            yield name, Setting(place, spec, hints[spec.name])
+            yield name, Variable(place, spec, hints[spec.name])
         elif is_dataclass(hints[spec.name]):
             yield from settings(hints[spec.name], place)
 
@@ -95,7 +95,7 @@ def folder_axis(folder: Path) -> Axis:
     return Axis(STYLE, tuple(path.name for path in paths), tuple(paths))
 
 
-def value_of(name: str, setting: Setting | None, text: str) -> Any:
+def value_of(name: str, setting: Variable | None, text: str) -> Any:
     """What a text means for this setting; the recipe says what is wrong with it."""
     if setting is None:
         return painting_of(text)

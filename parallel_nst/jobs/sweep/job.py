@@ -19,7 +19,7 @@ from parallel_nst.jobs.requests.sweep import SweepJob
 from parallel_nst.jobs.sheets import Labelled, sheets
 from parallel_nst.jobs.sweep.axes import Axis, Cell, cells_of, parse_axis
 from parallel_nst.jobs.sweep.chart import ratio_chart
-from parallel_nst.jobs.sweep.page import Shown, page
+from parallel_nst.jobs.sweep.page import ShownCell, page
 from parallel_nst.jobs.sweep.tasks import PaintCell, PaintedCell
 from parallel_nst.networks.backbones.loading import load_weights
 from parallel_nst.networks.weights.states import State
@@ -255,10 +255,10 @@ def write_chart(asked: Sweep, rows: Mapping[int, Row], notify: Notify) -> list[P
     return [path]
 
 
-def shown_cell(asked: Sweep, cell: Cell, row: Row) -> Shown:
+def shown_cell(asked: Sweep, cell: Cell, row: Row) -> ShownCell:
     """A cell as sheet and page have it."""
     values = ", ".join(f"{name} {text}" for name, text in texts_of(asked, cell).items())
     if row["error"]:
-        return Shown(cell.texts, f"{values}: {row['error']}", "", None)
+        return ShownCell(cell.texts, f"{values}: {row['error']}", "", None)
     pixels = read_image(asked.files[cell.number]).pixels
-    return Shown(cell.texts, f"{values}: loss {float(row['loss']):.4g}", row["file"], pixels)
+    return ShownCell(cell.texts, f"{values}: loss {float(row['loss']):.4g}", row["file"], pixels)

@@ -23,7 +23,7 @@ QUALITY = 88
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class ShownCell:
     """A cell. texts: its value on each axis; text: what is said of it; file: its name, empty without a picture."""
 
     texts: tuple[str, ...]
@@ -32,7 +32,7 @@ class Shown:
     pixels: NDArray[np.float32] | None
 
 
-def page(job: SweepJob, axes: Sequence[Axis], cells: Sequence[Shown]) -> str:
+def page(job: SweepJob, axes: Sequence[Axis], cells: Sequence[ShownCell]) -> str:
     """The page, with every name escaped; pictures at most `job.thumbnail` px long."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     source = resources.files("parallel_nst.jobs.sweep").joinpath(TEMPLATE).read_text(encoding="utf-8")

@@ -131,14 +131,14 @@ class Resampling:
         old = old if old.dtype == torch.float64 else old.float()
         return between(between(old, 1, rows, source.top), 2, columns, source.left)
 
-    def _axes(self, rect: Rect) -> tuple[Axis, Axis]:
+    def _axes(self, rect: Rect) -> tuple[Sampling, Sampling]:
         spans = (rect.top, rect.bottom), (rect.left, rect.right)
         taps = cubic_taps if self.cubic else linear_taps
         rows, columns = (axis(old, new, *span, taps) for old, new, span in zip(self.old, self.new, spans, strict=True))
         return rows, columns
 
 
-class Axis(NamedTuple):
+class Sampling(NamedTuple):
     """Along one side, which old positions each new one is made of, and their weights, both (taps, new positions)."""
 
     places: np.ndarray
@@ -160,7 +160,7 @@ def cubic_taps(share: np.ndarray) -> tuple[int, np.ndarray]:
     return -1, np.stack([outer, near, far, 1 - outer - near - far])
 
 
-def axis(old: int, new: int, start: int, end: int, taps: Taps) -> Axis:
+def axis(old: int, new: int, start: int, end: int, taps: Taps) -> Sampling:
     """Where the positions [start, end) of `new` px with their frame lie among `old` px with theirs. Beyond the edges
     the last position goes on."""
     mirrored = np.pad(np.arange(new), FRAME, mode="symmetric")[start:end]
@@ -168,10 +168,10 @@ def axis(old: int, new: int, start: int, end: int, taps: Taps) -> Axis:
     below = np.floor(place).astype(np.int64)
     first, weights = taps(place - below)
     places = below + np.arange(first, first + len(weights))[:, None]
-    return Axis(places.clip(0, old - 1) + FRAME, weights)
+    return Sampling(places.clip(0, old - 1) + FRAME, weights)
 
 
-def between(values: Tensor, dim: int, axis: Axis, origin: int) -> Tensor:
+def between(values: Tensor, dim: int, axis: Sampling, origin: int) -> Tensor:
     """Values interpolated along one dimension, whose first position is `origin`."""
     places, weights = torch.from_numpy(axis.places - origin), torch.from_numpy(axis.weights).to(values.dtype)
     weights = weights[..., None] if dim == 1 else weights

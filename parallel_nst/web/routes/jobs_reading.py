@@ -12,7 +12,7 @@ from parallel_nst.web.archives import zipped
 from parallel_nst.web.events import HISTORY, check_listeners, follow
 from parallel_nst.web.routes.service import ERRORS, PICTURES, JobsHere
 from parallel_nst.web.service import Service
-from parallel_nst.web.store import Job
+from parallel_nst.web.store import QueuedJob
 from parallel_nst.web.views import JobsView, JobView, job_view, job_views
 
 Role = Literal["result", "content", "style", "preview"]
@@ -70,12 +70,12 @@ def results(service: JobsHere) -> StreamingResponse:
     return StreamingResponse(zipped(files), media_type="application/zip", headers=headers)
 
 
-def download_name(job: Job) -> str:
+def download_name(job: QueuedJob) -> str:
     """Of its result, as a file of the caller's."""
     return f"{Path(job.name).stem}-{job.id[:6]}.png"
 
 
-def found(service: Service, job: str) -> Job:
+def found(service: Service, job: str) -> QueuedJob:
     """HTTPException for an id that there is not."""
     try:
         return service.store[job]

@@ -24,7 +24,7 @@ MOST_REQUESTS = 128  # that a front reads, paints or answers at a time
 RETRY = 2  # seconds until a full cluster is worth another try
 
 
-class Worker(Protocol):
+class TakesItems(Protocol):
     """Does things in the order in which it is asked, or several together."""
 
     def submit(self, item: Any) -> Future[Any]: ...
@@ -46,7 +46,7 @@ class Scaling:
 class Replica:
     """A worker in a process of its own, made there."""
 
-    def __init__(self, make: Callable[[], Worker]) -> None:
+    def __init__(self, make: Callable[[], TakesItems]) -> None:
         self._worker = make()
 
     async def __call__(self, item: Any) -> Any:
@@ -96,7 +96,7 @@ def reason_of(error: RayTaskError) -> Exception:
 
 
 def application(
-    make_front: Callable[[Workers], ASGIApp], make_worker: Callable[[], Worker], scaling: Scaling
+    make_front: Callable[[Workers], ASGIApp], make_worker: Callable[[], TakesItems], scaling: Scaling
 ) -> Application:
     """Both are made in the processes where they work; what makes them travels there."""
 

@@ -53,7 +53,7 @@ class TilesDone:
 
 
 @dataclass(frozen=True)
-class Alone:
+class Unsynchronised:
     """See `Mode`."""
 
     scale: Scale
