@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from parallel_nst.cli.batch import batch_command
+from parallel_nst.cli.cluster import cluster_app
 from parallel_nst.cli.compare import compare_command
 from parallel_nst.cli.interrupt import STOPPED, end_now
 from parallel_nst.cli.models import models_app
@@ -61,6 +62,7 @@ for name, command in {
     app.command(name, cls=GroupedCommand)(command)
 app.add_typer(train_app, name="train")
 app.add_typer(models_app, name="models")
+app.add_typer(cluster_app, name="cluster")
 
 
 def main() -> None:
