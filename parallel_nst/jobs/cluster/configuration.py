@@ -113,9 +113,12 @@ def faults_of_start(host: Host) -> Iterator[str]:
         yield f"{host.role}: no command starts Ray; give {host.role.split()[0]}_start_ray_commands with ray start"
         return
     if "unset OMP_NUM_THREADS" not in start:
-        yield f"{host.role}: ray up sets OMP_NUM_THREADS to 1 for all that runs there; put 'unset OMP_NUM_THREADS;' before ray start"
+        yield (
+            f"{host.role}: ray up sets OMP_NUM_THREADS to 1 for all that runs there; put 'unset OMP_NUM_THREADS;' "
+            "before ray start"
+        )
     if "RAY_worker_niceness=0" not in start:
-        yield f"{host.role}: Ray's workers run at niceness 15, behind all else; put RAY_worker_niceness=0 before ray start"
+        yield (f"{host.role}: Ray's workers run at niceness 15, behind all; put RAY_worker_niceness=0 before ray start")
     if OPEN.search(start):
         yield (
             f"{host.role}: the dashboard, which runs whatever it is sent, listens to every network; give "
@@ -125,18 +128,17 @@ def faults_of_start(host: Host) -> Iterator[str]:
 
 def faults_between(hosts: Sequence[Host]) -> Iterator[str]:
     """Versions that differ."""
-    for name, each in (("Ray", [host.rays - {""} for host in hosts]), ("Python", [host.pythons for host in hosts])):
-        if len(set().union(*each)) > 1:
-            told = ", ".join(
-                f"{host.role} {' and '.join(sorted(found))}" for host, found in zip(hosts, each, strict=True) if found
-            )
+    rays = {host.role: host.rays - {""} for host in hosts}
+    for name, named in (("Ray", rays), ("Python", {host.role: host.pythons for host in hosts})):
+        if len(set().union(*named.values())) > 1:
+            told = ", ".join(f"{role} {' and '.join(sorted(found))}" for role, found in named.items() if found)
             yield f"versions of {name} differ ({told}); they must be the same on all hosts"
 
 
 def faults_of_head(head: Host, *, local: bool) -> Iterator[str]:
     """What only the head's start command must have."""
     if head.starting and "--autoscaling-config" not in head.starting:
-        yield "head: ray start lacks --autoscaling-config=~/ray_bootstrap_config.yaml, so that no worker is ever started"
+        yield "head: ray start lacks --autoscaling-config=~/ray_bootstrap_config.yaml, so that no worker is started"
     if head.starting and local and "RAY_enable_autoscaler_v2=0" not in head.starting:
         yield (
             "head: one of worker_ips is never started, because Ray's newer autoscaler counts the head as a worker on "

@@ -13,8 +13,11 @@ import yaml  # type: ignore[import-untyped]
 from parallel_nst.errors import BadInput
 
 KINDS = ("RayCluster", "RayJob", "RayService")
+PLACES = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}  # of what describes the cluster
 VERSION = "ray.io/v1"
 SHARED_MEMORY = "/dev/shm"
+
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a definition has tens of thousands of lines
 
 Schema = dict[str, Any]
 Definitions = Mapping[str, Schema]  # by kind
@@ -24,7 +27,7 @@ def definitions_in(folder: Path) -> dict[str, Schema]:
     """The schema of each kind that a folder of resource definitions holds; BadInput when it holds none."""
     found = {}
     for path in sorted(folder.glob("*.yaml")):
-        for definition in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+        for definition in yaml.load_all(path.read_text(encoding="utf-8"), Loader):
             if isinstance(definition, dict) and definition.get("kind") == "CustomResourceDefinition":
                 found[definition["spec"]["names"]["kind"]] = schema_of(definition)
     if not set(KINDS) & set(found):
@@ -76,15 +79,8 @@ def faults_of_schema(manifest: Mapping[str, Any], schema: Schema) -> Iterator[st
 def cluster_in(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part that describes the cluster."""
     spec: Mapping[str, Any] = manifest.get("spec") or {}
-    found: Mapping[str, Any] = (
-        spec if manifest["kind"] == "RayCluster" else spec.get(cluster_key(manifest["kind"])) or {}
-    )
-    return found
-
-
-def cluster_key(kind: str) -> str:
-    """Where a job or service has it."""
-    return "rayClusterSpec" if kind == "RayJob" else "rayClusterConfig"
+    key = PLACES.get(manifest["kind"])
+    return spec if key is None else spec.get(key) or {}
 
 
 def faults_of_cluster(cluster: Mapping[str, Any]) -> Iterator[str]:

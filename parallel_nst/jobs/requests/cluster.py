@@ -32,8 +32,8 @@ class StatusJob:
 
     address: str = knob(
         "auto",
-        "Ray cluster, auto or host:port",
+        "Ray cluster, auto or host:port; RAY_ADDRESS in the environment does the same",
         "Workers",
-        shown="the one this machine belongs to",
+        shown="the one that this machine belongs to",
         variable="RAY_ADDRESS",
     )
