@@ -73,7 +73,10 @@ class ExactState:
 
     def snapshot(self, scale: int) -> Snapshot:
         assert self.kept is not None, "no snapshot was due"
-        return snapshot_of(self.kept, scale)
+        try:
+            return snapshot_of(self.kept, scale)
+        except HandedLost as lost:
+            raise WorkerLost(f"no checkpoint could be written: {lost}; --resume goes on from the one before") from None
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ class Exact:
                     yield state
                 return
             except RanksLost as lost:
+                if isinstance(lost, HandedLost) and again is first and first is not None:
+                    first = replace(first, carried=None)  # nothing was kept yet, so it is this that is lost
                 again = first if isinstance(lost, HandedLost) else again and again.after(hearing.kept)
                 losses = 1 if hearing.kept else losses + 1
                 if losses > MAX_LOSSES:
