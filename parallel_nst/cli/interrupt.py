@@ -11,6 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 STOPPED = 130  # exit code after Ctrl-C, which is 128 and the number of its signal
+RAYS = "parallel_nst.workers.ray.cluster"  # not imported for this: it loads Ray
 IMPORTING = "importlib._bootstrap"
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -29,6 +30,8 @@ def on_interrupt(number: int, frame: FrameType | None) -> None:
     """KeyboardInterrupt; while a library is being loaded the end of the program, for an exception that passes through
     PyTorch's C++ code there would end it by `std::terminate`."""
     _heard.append(number)
+    for cluster in getattr(sys.modules.get(RAYS), "CLUSTERS", ()):
+        cluster.end_with_program()
     while frame is not None:
         if frame.f_globals.get("__name__") == IMPORTING:
             with suppress(OSError):
@@ -50,6 +53,6 @@ def was_stopped() -> bool:
 
 def end_now(code: int) -> NoReturn:
     """End the program without its exit handlers, with a Ray that it has started."""
-    rays = sys.modules.get("parallel_nst.workers.ray.cluster")  # not imported for this: it loads Ray
+    rays = sys.modules.get(RAYS)
     getattr(rays, "end_program", os._exit)(code)  # not there yet while that module is being loaded itself
     raise AssertionError("the program has ended")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -35,6 +36,7 @@ def ended(run: subprocess.Popen[str]) -> tuple[int, list[str]]:
     """The exit code of a run, and the lines on its stderr but those of its progress."""
     out, err = run.communicate(timeout=DEADLINE)
     assert out == ""
+    print(err)
     return run.returncode, [line for line in err.splitlines() if line.startswith(("pnst: ", "Traceback"))]
 
 
@@ -74,7 +76,8 @@ def test_a_run_whose_head_dies_says_so_and_goes_on_elsewhere(place: Place, undis
         until((place.folder / "painted.png.snapshot").exists, "a checkpoint")
         head = psutil.Process(nodes.daemons[0].pid)
         (gcs,) = (process for process in head.children(recursive=True) if process.name() == "gcs_server")
-        gcs.send_signal(signal.SIGKILL)
+        for process in (head, gcs):  # the first would end the node on which the run may be
+            process.send_signal(signal.SIGKILL)
         killed = time.monotonic()
         code, lines = ended(run)
         assert time.monotonic() - killed < TOLD

@@ -48,8 +48,10 @@ class RayCluster:
             check_address(address)
         self._up: Future[None] = Future()
         self._leave = Event()
+        self._processes: list[Watched] = []
         self._folder: SessionFolder | None = None
         self._size = cores, store
+        self._ending = False
         self._begin = partial(self._start, cores, store) if address is None else partial(connect, address)
         self._environment: dict[str, str | None] = {}
         # Not a pool's thread, for which Python would wait at its end.
@@ -97,19 +99,28 @@ class RayCluster:
     def _watch(self) -> None:
         """Until the program leaves Ray or Ray dies. Then leave it, before it ends the program: one of our own is killed
         at once, for a part that lives would tell this program what to do."""
-        processes = own_processes() if self.local else processes_beside()
-        fault = watch(processes, self._leave.is_set, None if self.local else head_address())
-        if fault is None:
+        self._processes = own_processes() if self.local else processes_beside()
+        fault = watch(self._processes, self._leave.is_set, None if self.local else head_address())
+        if fault is None or self._ending:
             return
-        if self.local:
-            for one in processes:
-                with suppress(psutil.Error):
-                    one.process.kill()
+        self.kill()
         CONNECTION.fault = fault
         with CONNECTION.lock:
             ray.shutdown()
         if self._folder is not None:
             kill_users(self._folder.path)
+
+    def kill(self) -> None:
+        """Kill what a Ray of our own cannot live without; the rest follows."""
+        for one in self._processes if self.local else ():
+            with suppress(psutil.Error):
+                one.process.kill()
+
+    def end_with_program(self) -> None:
+        """This program is about to end, and `end_program` will leave nothing of a Ray of our own: do not wait for it to
+        end in good order, which it may no longer be able to, since a signal may have come to all its processes."""
+        self._ending = self.local
+        self.kill()
 
     def again(self) -> RayCluster:
         """Another Ray of our own, in place of this one, which has died."""
@@ -152,6 +163,8 @@ class RayCluster:
     def close(self) -> None:
         """Leave the cluster; a local Ray ends. One that is still starting does so as soon as it is up, in the
         background; a program that ends before calls `end_program`."""
+        if self._ending:
+            return
         self._leave.set()
         if not self.starting:
             self._join()
