@@ -87,10 +87,10 @@ def main() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Exit. With Ray, at once after a stop (its exit handlers take a second), and where it is still starting, for which
-    a run that failed need not wait."""
+    """Exit. With Ray, at once after a stop (its exit handlers take a second), and where it is still starting or
+    is dead, for which a run that failed need not wait."""
     rays = sys.modules.get("parallel_nst.workers.ray.cluster")  # not imported for this: it loads Ray
-    if rays is not None and (code >= 128 or any(cluster.starting for cluster in rays.CLUSTERS)):
+    if rays is not None and (code >= 128 or any(one.starting or one.dead for one in rays.CLUSTERS)):
         end_now(code)
     sys.exit(code)
 

@@ -122,6 +122,15 @@ class RayCluster:
         self._ending = self.local
         self.kill()
 
+    def abandon(self) -> None:
+        """Another program's Ray is dead: do not wait until it is left, during which it may end this program."""
+        self._ending = True
+
+    @property
+    def dead(self) -> bool:
+        """Whether it has died and not been left in good order."""
+        return self._ending
+
     def again(self) -> RayCluster:
         """Another Ray of our own, in place of this one, which has died."""
         self.close()

@@ -230,6 +230,7 @@ class RayPool(Pool):
         program's, or has died too often."""
         self._deaths += 1
         if not self._cluster.local or self._deaths > MAX_TRIES:
+            self._cluster.abandon()
             raise ClusterUnavailable(f"{ended}; {RESUME}") from None
         self._notify(f"{ended}; it is started again, and the run goes on")
         jobs = [job for slot in self._slots for job in slot.dismiss()]
