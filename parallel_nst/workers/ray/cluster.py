@@ -9,7 +9,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -49,6 +49,7 @@ class RayCluster:
         self._up: Future[None] = Future()
         self._leave = Event()
         self._processes: list[Watched] = []
+        self.at_death: Callable[[str], None] | None = None  # is told what has died, where nobody calls `in_use`
         self._folder: SessionFolder | None = None
         self._size = cores, store
         self._ending = False
@@ -105,6 +106,8 @@ class RayCluster:
             return
         self.kill()
         CONNECTION.fault = fault
+        if self.at_death is not None:
+            self.at_death(fault)
         with CONNECTION.lock:
             ray.shutdown()
         if self._folder is not None:
