@@ -173,7 +173,8 @@ def test_what_is_lost_with_a_machine_is_a_loss_and_no_error_of_rays(
 
 def test_gloo_takes_the_network_of_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not that of the machine's name, which may be 127.0.0.1; what somebody has chosen stays."""
-    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")  # so that it is as before in the end
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
     networks = {"lo": "127.0.0.1", "eth7": "10.1.2.3"}
     monkeypatch.setattr(
         interface.psutil, "net_if_addrs", lambda: {n: [SimpleNamespace(address=a)] for n, a in networks.items()}

@@ -67,6 +67,12 @@ class ExactState:
         """The first state that goes on from what was kept; this one if nothing was."""
         return ExactState(kept.step, self.tiles, kept=kept) if kept else self
 
+    def without_carried(self, lost: HandedLost) -> ExactState:
+        """The first image alone; WorkerLost where it was carried, too."""
+        if self.pixels is None:
+            raise WorkerLost(f"{lost}, and with it the picture so far; --resume goes on from the last checkpoint")
+        return replace(self, carried=None)
+
     def preview(self) -> np.ndarray:
         assert self.shown is not None, "no preview was due"
         return self.shown
@@ -120,8 +126,8 @@ class Exact:
                     yield state
                 return
             except RanksLost as lost:
-                if isinstance(lost, HandedLost) and again is first and first is not None:
-                    first = replace(first, carried=None)  # nothing was kept yet, so it is this that is lost
+                if isinstance(lost, HandedLost) and again is first:  # nothing was kept yet: what it began with is lost
+                    first = first and first.without_carried(lost)
                 again = first if isinstance(lost, HandedLost) else again and again.after(hearing.kept)
                 losses = 1 if hearing.kept else losses + 1
                 if losses > MAX_LOSSES:
