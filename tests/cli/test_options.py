@@ -32,6 +32,7 @@ from parallel_nst.errors import BadInput
 from parallel_nst.files.size import Size
 from parallel_nst.jobs.json_text import json_text
 from parallel_nst.jobs.requests.batch import FolderJob
+from parallel_nst.jobs.requests.cluster import CheckJob, StatusJob
 from parallel_nst.jobs.requests.compare import CompareJob
 from parallel_nst.jobs.requests.picture import PictureJob
 from parallel_nst.jobs.requests.plan import PlanJob
@@ -52,6 +53,8 @@ RECORDS: dict[str, tuple[list[Any], Mapping[str, Any]]] = {
     "sweep": ([SweepJob], {}),
     "profile": ([ProfileJob], {}),
     "serve": ([ServeSettings], {}),
+    "cluster check": ([CheckJob], {}),
+    "cluster status": ([StatusJob], {}),
     "train feedforward": ([TrainJob, FeedforwardMaterial, TrainLength], {"objective": FeedforwardSettings}),
     "train cyclegan": ([TrainJob, CycleMaterial, TrainLength], {"objective": CycleSettings}),
 }

@@ -26,7 +26,7 @@ from parallel_nst.painting.tiles.geometry import plan_tiles
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.pool import Handed, HandedLost, RanksLost, SerialPool
-from parallel_nst.workers.ray import rank_run
+from parallel_nst.workers.ray import actors
 from parallel_nst.workers.ray.cluster import RayCluster
 from parallel_nst.workers.ray.pool import RayPool
 from parallel_nst.workers.worker import WorkerSpec
@@ -53,8 +53,8 @@ def pool():
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(rank_run, "SIGN_SECONDS", 1.0)
-    monkeypatch.setattr(rank_run, "HUNG_SECONDS", 10.0)
+    monkeypatch.setattr(actors, "SIGN_SECONDS", 1.0)
+    monkeypatch.setattr(actors, "HUNG_SECONDS", 10.0)
 
 
 def painted(pool, on_step=lambda step: None, due=None, seen=None):

@@ -1,30 +1,22 @@
-"""`pnst tile-run` as a program among real Ray processes: nodes that it joins, workers that die, runs that are stopped.
-
-Every process of a test carries a mark of its own in its environment, by which it is found again.
-"""
+"""`pnst tile-run` among real Ray processes: nodes that it joins, workers that die, runs that are stopped."""
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-from PIL import Image
+from clusters import DEADLINE, GONE, QUICK, WITH_TILES, Nodes, Place, pixels, result, two_nodes, until
 
 from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.pool import Pinned
@@ -32,192 +24,11 @@ from parallel_nst.workers.worker import Progress, Worker, WorkerSpec
 
 pytestmark = pytest.mark.slow
 
-PNST = (sys.executable, "-m", "parallel_nst")
-RAY = (sys.executable, "-m", "ray.scripts.scripts")
-MARK = "PNST_TEST_MARK"
-DEADLINE = 240.0  # seconds until which anything must have happened, on a busy machine too
-WITH_TILES = "ray::RayWorker.work_as_rank"  # title of a worker's process that paints its share of a picture
-GONE = 60.0  # seconds within which the last Ray process must have left
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
-    """The first true value of `condition`; fails when there is none in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.03)
-    return pytest.fail(f"not within {seconds:.0f} s: {what}")
-
-
-@dataclass(frozen=True)
-class Place:
-    """A folder with two small pictures, and the environment of every process of one test."""
-
-    folder: Path
-    ray_folder: Path
-    mark: str = field(default_factory=lambda: secrets.token_hex(8))
-    runs: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-        own = {"HOME": str(self.folder), "RAY_TMPDIR": str(self.ray_folder), "RAY_AUTH_MODE": "disabled"}
-        return {**kept, **own, MARK: self.mark}
-
-    def start(self, *command: str, output: int, **more: str) -> subprocess.Popen[str]:
-        """A process in a session of its own, in the folder."""
-        run = subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=self.environment | more,
-            stdout=output,
-            stderr=output,
-            text=True,
-            start_new_session=True,
-        )
-        self.runs.append(run)
-        return run
-
-    def stylise(self, *options: str, output: str = "painted.png", **more: str) -> subprocess.Popen[str]:
-        """`pnst tile-run` of the two pictures."""
-        names = "--content", "content.png", "--style", "style.png", "--output", output
-        return self.start(*PNST, "tile-run", *names, "--json", *options, output=subprocess.PIPE, **more)
-
-    def end(self) -> None:
-        """Kill whatever is left."""
-        for process in self.processes():
-            process.kill()
-        for run in self.runs:
-            run.communicate()
-
-    def processes(self) -> list[psutil.Process]:
-        """All that this test has started and that are still there."""
-        return [process for process in psutil.process_iter() if self.owns(process)]
-
-    def owns(self, process: psutil.Process) -> bool:
-        try:
-            alive = process.status() != psutil.STATUS_ZOMBIE
-            return alive and process.environ().get(MARK) == self.mark
-        except psutil.Error:
-            return False
-
-    def called(self, text: str) -> list[psutil.Process]:
-        """Processes of this test with `text` at the beginning of their title or in their program's name."""
-        found = []
-        for process in self.processes():
-            try:
-                title = (process.cmdline() or [""])[0]
-            except psutil.Error:
-                continue
-            if title.startswith(text) or Path(title).name == text:
-                found.append(process)
-        return found
-
-
-def pictures(folder: Path) -> None:
-    random = np.random.default_rng(0)
-    for name, size in (("content.png", (48, 64)), ("style.png", (56, 48))):
-        Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8)).save(folder / name)
-
-
-@pytest.fixture(scope="module")
-def ray_folder() -> Iterator[Path]:
-    """A short name: Ray's sockets lie in it, and the path of a socket is short."""
-    folder = Path(tempfile.mkdtemp(prefix="pnst", dir="/tmp"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def place(tmp_path: Path, ray_folder: Path) -> Iterator[Place]:
-    """SIGINT is heard by the programs that are started, even where this one was started with SIGINT ignored."""
-    pictures(tmp_path)
-    place = Place(tmp_path, ray_folder)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield place
-    signal.signal(signal.SIGINT, before)
-    place.end()
-
-
-def result(run: subprocess.Popen[str]) -> dict[str, Any]:
-    """The report of a run that ended well."""
-    out, err = run.communicate(timeout=DEADLINE)
-    assert run.returncode == 0, err
-    report: dict[str, Any] = json.loads(out)
-    return report
-
-
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image)
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """Two Ray daemons of one CPU each."""
-
-    address: str
-    daemons: tuple[subprocess.Popen[str], ...]
-
-    def at_work(self, place: Place) -> set[int]:
-        """Which daemons (by process id) have workers for this test's runs."""
-        ours = {daemon.pid for daemon in self.daemons}
-        busy = set()
-        for process in psutil.process_iter():
-            try:
-                if (process.cmdline() or [""])[0].startswith("ray::RayWorker"):
-                    busy |= ours & {parent.pid for parent in process.parents()}
-            except psutil.Error:
-                continue
-        return busy
-
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory, ray_folder: Path) -> Iterator[Nodes]:
     with two_nodes(Place(tmp_path_factory.mktemp("nodes"), ray_folder)) as nodes:
         yield nodes
-
-
-@contextmanager
-def two_nodes(place: Place) -> Iterator[Nodes]:
-    """A head and another, until they are no longer wanted."""
-    port = free_port()
-    address = f"127.0.0.1:{port}"
-    common = "--block", "--num-cpus=1", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000"
-    common += ("--disable-usage-stats",)
-    head = "--head", f"--port={port}", "--include-dashboard=false"
-    daemons = [start_daemon(place, *head, *common)]
-    try:
-        until(lambda: answers(port), "the head answers")
-        daemons.append(start_daemon(place, f"--address={address}", *common))
-        until(lambda: len(place.called("raylet")) == 2, "two raylets")
-        yield Nodes(address, tuple(daemons))
-    finally:
-        place.end()  # never `ray stop`: it ends every Ray of the machine
-
-
-def start_daemon(place: Place, *options: str) -> subprocess.Popen[str]:
-    """`ray start`; what it says goes nowhere, lest a full pipe stop it."""
-    return place.start(*RAY, "start", *options, output=subprocess.DEVNULL)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def answers(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-QUICK = ("--size", "64", "--scales", "1", "--steps", "60", "--tiles", "2x2")
 
 
 @pytest.mark.parametrize("way", ["option", "environment", "auto"])

@@ -57,7 +57,7 @@ def test_start_command(config: dict[str, Any], role: str) -> None:
     (start,) = [command for command in config[f"{role}_start_ray_commands"] if "ray start" in command]
     needed = ["unset OMP_NUM_THREADS;", " RAY_AUTH_MODE=token ", " RAY_worker_niceness=0 "]
     if role == "head":
-        needed += [" --head ", " --autoscaling-config=~/ray_bootstrap_config.yaml "]
+        needed += [" RAY_enable_autoscaler_v2=0 ", " --head ", " --autoscaling-config=~/ray_bootstrap_config.yaml "]
         needed += [" --dashboard-host=127.0.0.1 "]
     assert [part for part in needed if part not in start] == []
 

@@ -11,10 +11,11 @@ import socket
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Timer
 from types import SimpleNamespace
@@ -233,6 +234,49 @@ class Ticking:
                 file.write("x")
             time.sleep(0.1)
             yield Progress(step, 600, 0.0)
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """Stops its worker in mid-task the first time; a file counts."""
+
+    file: Path
+
+    def run(self, worker: Worker) -> Generator[Progress, None, int]:
+        with self.file.open("a") as file:
+            file.write("x")
+        if self.file.stat().st_size == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        yield Progress(1, 1, 0.0)
+        return self.file.stat().st_size
+
+
+@dataclass(frozen=True)
+class Hungry:
+    """Takes so many bytes the first time; a file counts."""
+
+    file: Path
+    bytes: int
+
+    def run(self, worker: Worker) -> Generator[Progress, None, int]:
+        with self.file.open("a") as file:
+            file.write("x")
+        held = []
+        while self.file.stat().st_size == 1 and len(held) < self.bytes >> 24:
+            held.append(np.ones(1 << 21))
+            time.sleep(0.01)
+            yield Progress(1, 1, 0.0)
+        time.sleep(2 if held else 0)
+        return self.file.stat().st_size
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Threads that PyTorch takes, niceness, and what Ray has set."""
+
+    def run(self, worker: Worker) -> Generator[Progress, None, tuple[int, int, str | None]]:
+        return torch.get_num_threads(), os.nice(0), os.environ.get("OMP_NUM_THREADS")
+        yield
 
 
 @dataclass(frozen=True)
@@ -473,8 +517,10 @@ def test_moved_are_the_arrays_of_tasks_and_results(pool: RayPool) -> None:
 
 
 def test_an_error_inside_a_task_arrives_as_itself(pool: RayPool) -> None:
-    with pytest.raises(Mistake, match=r"^the tile is no good$"):
+    with pytest.raises(Mistake, match=r"^the tile is no good$") as caught:
         list(pool.map([Failing(), Echo(1)]))
+    shown = "".join(traceback.format_exception(caught.value))
+    assert shown.count('raise Mistake("the tile is no good")') == 1  # where it was raised, in the worker
 
 
 def test_the_pool_works_after_an_error(pool: RayPool) -> None:
@@ -553,6 +599,20 @@ def test_a_task_that_kills_every_worker_is_given_up(pool: RayPool, tmp_path: Pat
     assert sorted(value for _, (value, _) in pool.map([Echo(1), Echo(2)])) == [1, 2]
 
 
+def test_a_worker_that_hangs_is_replaced_and_its_task_run_again(
+    lease: Lease, pool: RayPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actors, "SIGN_SECONDS", 0.5)
+    monkeypatch.setattr(actors, "HUNG_SECONDS", 5.0)
+    full_crew(pool)
+    lease.told.clear()
+    results = dict(pool.map([Stopping(tmp_path / "stops"), *(Echo(n, steps=20) for n in range(5))]))
+    assert results[0] == 2
+    assert any(line.startswith("a worker gave no sign of life for 5 s; its task is done again") for line in lease.told)
+    stopped = [child for child in children() if is_alive(child) and child.status() == psutil.STATUS_STOPPED]
+    assert within(30, lambda: not any(is_alive(child) for child in stopped))
+
+
 def test_others_go_on_without_a_task_that_kills_every_worker(pool: RayPool, tmp_path: Path) -> None:
     file = tmp_path / "deaths"
     found = dict(pool.map([Echo(1), Deadly(file, 99), *(Echo(n) for n in range(2, 7))], keep_going=True))
@@ -619,6 +679,29 @@ def test_a_start_that_failed_is_tried_again_and_few_workers_do(monkeypatch: pyte
     assert within(10, lambda: not any(is_alive(process) for process in started)), names
     del pool
     gc.collect()  # here, where warnings of what Ray leaves unclosed are expected
+
+
+@pytest.mark.slow
+def test_threads_and_niceness_are_ours_whatever_ray_was_started_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ray up` sets one thread for all, and Ray passes that on."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with RayPool(RayCluster(None, 2), replace(SPEC, threads=2), Crew(1, 2)) as pool:
+        assert only(pool.map([Surroundings()])) == (2, os.nice(0), "1")
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_for_its_memory_is_said_to_be_and_its_task_run_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By Ray, which looks at the memory that all of the machine's programs take."""
+    memory, told = psutil.virtual_memory(), list[str]()
+    most = (memory.total - memory.available + (3 << 30)) / memory.total
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{most:.3f}")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
+    with RayPool(RayCluster(None, 1), SPEC, Crew(1, 1), notify=told.append) as pool:
+        assert only(pool.map([Hungry(tmp_path / "tries", 5 << 30)])) == 2
+    (line,) = told
+    assert line.startswith("a worker was stopped by Ray: the memory of a worker's machine does not suffice; its task")
 
 
 class RayStarvedError(Exception):

@@ -67,13 +67,22 @@ class ExactState:
         """The first state that goes on from what was kept; this one if nothing was."""
         return ExactState(kept.step, self.tiles, kept=kept) if kept else self
 
+    def without_carried(self, lost: HandedLost) -> ExactState:
+        """The first image alone; WorkerLost where it was carried, too."""
+        if self.pixels is None:
+            raise WorkerLost(f"{lost}, and with it the picture so far; --resume goes on from the last checkpoint")
+        return replace(self, carried=None)
+
     def preview(self) -> np.ndarray:
         assert self.shown is not None, "no preview was due"
         return self.shown
 
     def snapshot(self, scale: int) -> Snapshot:
         assert self.kept is not None, "no snapshot was due"
-        return snapshot_of(self.kept, scale)
+        try:
+            return snapshot_of(self.kept, scale)
+        except HandedLost as lost:
+            raise WorkerLost(f"no checkpoint could be written: {lost}; --resume goes on from the one before") from None
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,8 @@ class Exact:
                     yield state
                 return
             except RanksLost as lost:
+                if isinstance(lost, HandedLost) and again is first:  # nothing was kept yet: what it began with is lost
+                    first = first and first.without_carried(lost)
                 again = first if isinstance(lost, HandedLost) else again and again.after(hearing.kept)
                 losses = 1 if hearing.kept else losses + 1
                 if losses > MAX_LOSSES:

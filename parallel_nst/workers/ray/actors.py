@@ -14,11 +14,15 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from parallel_nst.workers.pool import Handed, RankWork
 from parallel_nst.workers.ranks.processes import ProcessCommunicator
 from parallel_nst.workers.ray.interface import choose_interface
+from parallel_nst.workers.ray.lifeline import CONNECTION
 from parallel_nst.workers.worker import Progress, Task, Worker, WorkerSpec
 
 SIGNS = "signs"  # the concurrency group that answers while a task runs
 GROUP_SECONDS = 1800.0  # after which a rank takes another one that says nothing for lost; a hung one is found sooner
 PROGRESS_SECONDS = 0.2  # least time between two messages of a worker
+LOOK_SECONDS = 0.5  # between two looks for a sign of life
+SIGN_SECONDS = 3.0  # between two signs of life that an actor is asked for
+HUNG_SECONDS = 30.0  # without a sign of life, after which an actor counts as dead
 REPLACE_SECONDS = 30.0  # after which the tasks of a place wait no longer for an actor to come up in it
 
 
@@ -117,16 +121,44 @@ class Job:
 
 
 @dataclass(eq=False)
+class Pulse:
+    """Asks an actor now and then for a sign of life. asked: when it was asked last; sign: its answer, None once it has
+    come."""
+
+    asked: float = field(default_factory=time.monotonic)
+    sign: Any = None
+    looked: float = 0.0  # when it was last looked for
+
+    def stopped(self, actor: Any) -> bool:
+        """Whether it has had time enough to answer and has not."""
+        now = time.monotonic()
+        if now - self.looked < LOOK_SECONDS:
+            return False
+        self.looked = now
+        if self.sign is not None and ray.wait([self.sign], timeout=0)[0]:
+            self.sign = None  # perhaps an error, which its messages will tell, too
+        if self.sign is None and now - self.asked > SIGN_SECONDS:
+            self.sign, self.asked = actor.sign_of_life.remote(), now
+        return self.sign is not None and now - self.asked > HUNG_SECONDS
+
+
+def hung() -> str:
+    """What is said of an actor that has stopped."""
+    return f"a worker gave no sign of life for {HUNG_SECONDS:.0f} s"
+
+
+@dataclass(eq=False)
 class Slot:
     """A place for one worker.
 
     actor: who fills it, None at first and when it was dismissed. starting: reference that is ready once the actor is
-    up; None: it is. since: when it was called. failures: constructors that failed, one after the other.
+    up; None: it is. since: when it was called. pulse: of it. failures: constructors that failed, one after the other.
     jobs: what the actor was given and has not finished, by stream of messages, in the order in which it runs them.
     """
 
     actor: Any = None
     starting: Any = None
+    pulse: Pulse = field(default_factory=Pulse)
     since: float = 0.0
     failures: int = 0
     jobs: dict[Any, Job] = field(default_factory=dict)
@@ -146,6 +178,7 @@ class Slot:
         self.actor = actor
         self.starting = actor.ready.remote()
         self.since = time.monotonic()
+        self.pulse = Pulse()
 
     def send(self, job: Job) -> None:
         """Give the actor one more job."""
@@ -153,7 +186,7 @@ class Slot:
 
     def dismiss(self) -> list[Job]:
         """Kill the actor, if there is one; what it has not finished, the job that it was at first."""
-        if self.actor is not None:
+        if self.actor is not None and CONNECTION.fault is None:
             ray.kill(self.actor)
         unfinished = list(self.jobs.values())
         self.jobs.clear()

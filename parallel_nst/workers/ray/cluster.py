@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import psutil  # type: ignore[import-untyped]
 import ray
 from ray.exceptions import RayError
 
 from parallel_nst.errors import BadInput, ClusterUnavailable
-from parallel_nst.workers.ray.session_folders import SessionFolder, remove_left_behind
+from parallel_nst.workers.ray.lifeline import CONNECTION, Watched, connected, named, watch
+from parallel_nst.workers.ray.session_folders import SessionFolder, kill_users, remove_left_behind
 
 START_TRIES = 2  # Ray gives up when its node is not up within 30 s, as on a machine that is busy
 OBJECT_STORE = 512 << 20  # bytes; a run has a few tiles in flight, not a third of the memory
@@ -44,7 +48,11 @@ class RayCluster:
             check_address(address)
         self._up: Future[None] = Future()
         self._leave = Event()
+        self._processes: list[Watched] = []
+        self.at_death: Callable[[str], None] | None = None  # is told what has died, where nobody calls `in_use`
         self._folder: SessionFolder | None = None
+        self._size = cores, store
+        self._ending = False
         self._begin = partial(self._start, cores, store) if address is None else partial(connect, address)
         self._environment: dict[str, str | None] = {}
         # Not a pool's thread, for which Python would wait at its end.
@@ -74,7 +82,8 @@ class RayCluster:
         """Begin, and if that works live on, all in one thread: Ray's processes die with the thread that started them.
         So a start that failed leaves nothing to the next, which is made in another thread."""
         try:
-            self._begin()
+            with own_handlers():
+                self._begin()
         except Exception as error:
             if self.local and tries > 1 and not self._leave.is_set():
                 self._thread = Thread(target=self._try, args=(tries - 1,), daemon=True)
@@ -82,9 +91,53 @@ class RayCluster:
                 return
             self._up.set_exception(error)
         else:
+            connected()
             self._up.set_result(None)
+            self._watch()
         self._leave.wait()
         self._end()
+
+    def _watch(self) -> None:
+        """Until the program leaves Ray or Ray dies. Then leave it, before it ends the program: one of our own is killed
+        at once, for a part that lives would tell this program what to do."""
+        self._processes = own_processes() if self.local else processes_beside()
+        fault = watch(self._processes, self._leave.is_set, None if self.local else head_address())
+        if fault is None or self._ending:
+            return
+        self.kill()
+        CONNECTION.fault = fault
+        if self.at_death is not None:
+            self.at_death(fault)
+        with CONNECTION.lock:
+            ray.shutdown()
+        if self._folder is not None:
+            kill_users(self._folder.path)
+
+    def kill(self) -> None:
+        """Kill what a Ray of our own cannot live without; the rest follows."""
+        for one in self._processes if self.local else ():
+            with suppress(psutil.Error):
+                one.process.kill()
+
+    def end_with_program(self) -> None:
+        """This program is about to end, and `end_program` will leave nothing of a Ray of our own: do not wait for it to
+        end in good order, which it may no longer be able to, since a signal may have come to all its processes."""
+        self._ending = self.local
+        self.kill()
+
+    def abandon(self) -> None:
+        """Another program's Ray is dead: do not wait until it is left, during which it may end this program."""
+        self._ending = True
+
+    @property
+    def dead(self) -> bool:
+        """Whether it has died and not been left in good order."""
+        return self._ending
+
+    def again(self) -> RayCluster:
+        """Another Ray of our own, in place of this one, which has died."""
+        self.close()
+        return RayCluster(None, *self._size)
 
     def _end(self) -> None:
         if self.local:
@@ -122,9 +175,21 @@ class RayCluster:
     def close(self) -> None:
         """Leave the cluster; a local Ray ends. One that is still starting does so as soon as it is up, in the
         background; a program that ends before calls `end_program`."""
+        if self._ending:
+            return
         self._leave.set()
         if not self.starting:
             self._join()
+
+
+@contextmanager
+def own_handlers() -> Iterator[None]:
+    """Give this program back what it does at SIGTERM: Ray would have it print the stack of its C++ code."""
+    before = ctypes.pythonapi.PyOS_getsig(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        ctypes.pythonapi.PyOS_setsig(signal.SIGTERM, ctypes.c_void_p(before))
 
 
 CLUSTERS: list[RayCluster] = []  # of this process, until they are left
@@ -136,8 +201,6 @@ def end_program(code: int) -> NoReturn:
     for file in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             file.flush()
-    import psutil  # type: ignore[import-untyped]  # Ray brings it along: there once Ray has been imported
-
     for process in reversed(psutil.Process().children(recursive=True)):  # children before their parents
         with suppress(psutil.Error):
             process.kill()
@@ -173,6 +236,10 @@ def silence_notices() -> None:
         ray._private.worker.listen_error_messages = lambda worker, threads_stopped: None
 
 
+ctypes.pythonapi.PyOS_getsig.restype = ctypes.c_void_p  # a function's address
+ctypes.pythonapi.PyOS_setsig.restype = ctypes.c_void_p
+
+
 def kill_autoscaler() -> None:
     """Kill the autoscaler of a local Ray, which has nothing to scale. It is slow to heed SIGTERM: `ray.shutdown` would
     wait a second for it, then kill it."""
@@ -183,6 +250,27 @@ def kill_autoscaler() -> None:
             programs = [Path(part) for part in process.cmdline()]
             if any(program.name == "monitor.py" and "autoscaler" in program.parts for program in programs):
                 process.kill()
+
+
+def own_processes() -> list[Watched]:
+    """Those that a Ray of our own cannot live without."""
+    return named(psutil.Process().children(recursive=True))
+
+
+def processes_beside() -> list[Watched]:
+    """Those of another program's Ray on this machine, through which this one is connected to the cluster."""
+    node: Any = ray._private.worker.global_worker.node
+    place = node.raylet_socket_name
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.name() == "raylet" and any(place in part for part in process.cmdline()):
+                return named([process, *process.children()])
+    return []
+
+
+def head_address() -> str:
+    """Where the head of the cluster listens."""
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def check_address(address: str) -> None:

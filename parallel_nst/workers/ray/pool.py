@@ -33,15 +33,17 @@ from parallel_nst.workers.pool import (
     run_here,
 )
 from parallel_nst.workers.ranks.communicator import Alone
-from parallel_nst.workers.ray.actors import SIGNS, Job, RayWorker, Slot, TaskFinished, hand_out, in_one_place
+from parallel_nst.workers.ray.actors import SIGNS, Job, RayWorker, Slot, TaskFinished, hand_out, hung, in_one_place
 from parallel_nst.workers.ray.cluster import RayCluster, last_line
+from parallel_nst.workers.ray.lifeline import CONNECTION, RayEnded, in_use
 from parallel_nst.workers.ray.rank_run import WAIT_SECONDS, RankRun
-from parallel_nst.workers.ray.reasons import LOST, reason_of
+from parallel_nst.workers.ray.reasons import LOST, WorkerTraceback, cause_of, reason_of
 from parallel_nst.workers.ray.shared_values import RayShared, payload
 from parallel_nst.workers.worker import SMALLER, Progress, Task, Worker, WorkerSpec
 
 MAX_TRIES = 3  # of one task, over workers that died; of starting a worker in one place
 IN_FLIGHT = 2  # pinned tasks of a worker: the pixels of the next travel while it computes
+RESUME = "--resume goes on from the last checkpoint, if one was written"
 START_SECONDS = 120.0  # within which the first worker must be there
 
 
@@ -51,6 +53,9 @@ class Lost:
 
     jobs: list[Job]
     reason: WorkerLost | OutOfMemory
+
+
+Heard = tuple[Job, Progress | TaskFinished | Lost]
 
 
 class RayPool(Pool):
@@ -82,6 +87,7 @@ class RayPool(Pool):
         self._cores = here.threads if here else 0
         self._out = False  # whether actors hold what pinned tasks have left since the last `map`
         self._make: Callable[[], Any] | None = None
+        self._deaths = 0  # of Ray itself
         self._slots = [Slot() for _ in range(crew.workers)]
 
     def map(
@@ -104,19 +110,30 @@ class RayPool(Pool):
         ranks = min(ranks, self.size)
         if ranks == 1 and self._here:
             return 1
-        self._hire()
         began = time.monotonic()
-        while (up := sum(slot.up for slot in self._slots)) < ranks:
-            starting = [slot.starting for slot in self._slots if slot.starting]
-            late = all(slot.up or slot.given_up for slot in self._slots)
-            if up and (late or not starting):
-                break
-            if not up:
-                self._check_start()
-            for reference in ray.wait(starting, timeout=WAIT_SECONDS)[0] if starting else ():
-                self._arrived(reference)
+        self._ready()
+        while (up := sum(slot.up for slot in self._slots)) < ranks and self._may_grow(up):
+            try:
+                with in_use():
+                    self._wait_for_workers()
+            except RayEnded as ended:
+                self._revive(ended)
+                self._ready()
         self.waited += time.monotonic() - began
         return min(up, ranks)
+
+    def _may_grow(self, up: int) -> bool:
+        """Whether more workers than are up may come up soon; ClusterUnavailable when none is and none has come."""
+        late = all(slot.up or slot.given_up for slot in self._slots)
+        if up:
+            return not late and any(slot.starting for slot in self._slots)
+        self._check_start()
+        return True
+
+    def _wait_for_workers(self) -> None:
+        starting = [slot.starting for slot in self._slots if slot.starting]
+        for reference in ray.wait(starting, timeout=WAIT_SECONDS)[0] if starting else ():
+            self._arrived(reference)
 
     def together(self, works: Sequence[RankWork]) -> Events:
         """As `Pool.together`; a single work is done in this process, if a worker is here."""
@@ -130,10 +147,13 @@ class RayPool(Pool):
                     return [end.value]
         self.moved += sum(payload(work) for work in works)
         slots = [slot for slot in self._slots if slot.up][: len(works)]
-        run = RankRun(slots, works, self.spec.device)
-        del works
         try:
+            with in_use():
+                run = RankRun(slots, works, self.spec.device)
+            del works
             return (yield from run.events())
+        except RayEnded:
+            raise  # said when it is started again
         except RanksLost as lost:
             self._notify(f"{lost}; all go on from what they have kept last")
             raise
@@ -156,15 +176,13 @@ class RayPool(Pool):
                 yield job.index, run_here(self._here, job.index, job.task, on_progress)
             return
         self._out = any(job.pin is not None for job in jobs)
-        self._hire()
+        self._ready()
         try:
             while jobs or self._streams():
-                sent, jobs = hand_out(self._slots, jobs, depth)
-                self.moved += sum(payload(job.task) for job in sent)
-                stream = self._wait()
-                if stream is None:
+                jobs, heard = self._turn(jobs, depth)
+                if heard is None:
                     continue
-                job, message = self._receive(stream)
+                job, message = heard
                 match message:
                     case TaskFinished(result):
                         yield job.index, result
@@ -175,14 +193,55 @@ class RayPool(Pool):
                         for done in [job for job in again if job.tries > MAX_TRIES]:
                             yield done.index, given_up(done, reason, keep_going)
                         again = [job for job in again if job.tries <= MAX_TRIES]
-                        jobs = sorted([*again, *jobs], key=lambda job: job.index)
+                        jobs = in_order([*again, *jobs])
         finally:
             self._dismiss()
+
+    def _turn(self, jobs: list[Job], depth: int) -> tuple[list[Job], Heard | None]:
+        """Hand out what there is room for, and listen; the jobs that are left, and what was heard."""
+        try:
+            with in_use():
+                sent, jobs = hand_out(self._slots, jobs, depth)
+                self.moved += sum(payload(job.task) for job in sent)
+                return jobs, self._listen()
+        except RayEnded as ended:
+            jobs = in_order([*jobs, *self._revive(ended)])
+            self._ready()
+            return jobs, None
+
+    def _listen(self) -> Heard | None:
+        """The next message of any job, if there is one yet. An actor that gives no sign of life is lost."""
+        stopped = next((slot for slot in self._slots if slot.jobs and slot.pulse.stopped(slot.actor)), None)
+        if stopped is not None:
+            return next(iter(stopped.jobs.values())), self._lose(stopped, WorkerLost(hung()))
+        stream = self._wait()
+        return None if stream is None else self._receive(stream)
+
+    def _ready(self) -> None:
+        """As `_hire`, on another Ray where a Ray of our own has died."""
+        while True:
+            try:
+                return self._hire()
+            except RayEnded as ended:
+                self._revive(ended)
+
+    def _revive(self, ended: RayEnded) -> list[Job]:
+        """Start a Ray of our own again; the jobs that were with its workers. ClusterUnavailable when it was another
+        program's, or has died too often."""
+        self._deaths += 1
+        if not self._cluster.local or self._deaths > MAX_TRIES:
+            self._cluster.abandon()
+            raise ClusterUnavailable(f"{ended}; {RESUME}") from None
+        self._notify(f"{ended}; it is started again, and the run goes on")
+        jobs = [job for slot in self._slots for job in slot.dismiss()]
+        self._make = None
+        self._cluster = self._cluster.again()
+        return jobs
 
     def _hire_early(self) -> None:
         """Call the actors, if Ray is up, before there is anything for them to do, so that they are there when there
         is."""
-        if not self._cluster.starting:
+        if not self._cluster.starting and CONNECTION.fault is None:
             self._hire()
 
     def _hire(self) -> None:
@@ -191,14 +250,15 @@ class RayPool(Pool):
             began = time.monotonic()
             self._cluster.wait()
             self.waited += time.monotonic() - began
-            self._make = actor_maker(self.spec)
-        for slot in self._slots:
-            if slot.actor is None and slot.failures < MAX_TRIES:
-                slot.fill(self._make())
-        starting = [slot.starting for slot in self._slots if slot.starting]
-        if starting:
-            for reference in ray.wait(starting, num_returns=len(starting), timeout=0)[0]:
-                self._arrived(reference)
+        with in_use():
+            self._make = self._make or actor_maker(self.spec)
+            for slot in self._slots:
+                if slot.actor is None and slot.failures < MAX_TRIES:
+                    slot.fill(self._make())
+            starting = [slot.starting for slot in self._slots if slot.starting]
+            if starting:
+                for reference in ray.wait(starting, num_returns=len(starting), timeout=0)[0]:
+                    self._arrived(reference)
 
     def _dismiss(self) -> None:
         """Kill the actors whose tasks nobody waits for any more: after an error, or when the caller stops reading."""
@@ -256,7 +316,7 @@ class RayPool(Pool):
             slot.failures = 0  # another call may try again
         raise WorkerLost(f"workers cannot start: {reason}; is this package's same version there, and memory enough?")
 
-    def _receive(self, stream: Any) -> tuple[Job, Progress | TaskFinished | Lost]:
+    def _receive(self, stream: Any) -> Heard:
         """The next message of a job. A lost actor is replaced at once."""
         slot = next(slot for slot in self._slots if stream in slot.jobs)
         job = slot.jobs[stream]
@@ -264,20 +324,20 @@ class RayPool(Pool):
             message: Progress | TaskFinished = ray.get(next(stream))
         except RayTaskError as error:
             del slot.jobs[stream]
-            raise error.cause if isinstance(error.cause, Exception) else error from None
+            raise cause_of(error) from WorkerTraceback(str(error))
         except LOST as error:
-            return job, self._lose(slot, error)
+            return job, self._lose(slot, reason_of(error, self.spec.device))
         if isinstance(message, TaskFinished):
             del slot.jobs[stream]
             self.moved += payload(message.result)
         return job, message
 
-    def _lose(self, slot: Slot, error: Exception) -> Lost:
+    def _lose(self, slot: Slot, reason: WorkerLost | OutOfMemory) -> Lost:
         """Replace the actor. The job that it was at, its oldest, has had one more try."""
         first, *others = slot.dismiss()
         assert self._make is not None
         slot.fill(self._make())
-        return Lost([replace(first, tries=first.tries + 1), *others], reason_of(error, self.spec.device))
+        return Lost([replace(first, tries=first.tries + 1), *others], reason)
 
     def close(self) -> None:
         """Kill this pool's actors and leave the cluster."""
@@ -286,6 +346,11 @@ class RayPool(Pool):
                 slot.dismiss()
             slot.jobs.clear()  # a generator of `map` that ends later finds nothing to kill
         self._cluster.close()
+
+
+def in_order(jobs: Sequence[Job]) -> list[Job]:
+    """As they were given, each once."""
+    return sorted({job.index: job for job in jobs}.values(), key=lambda job: job.index)
 
 
 def whats_next(job: Job, keep_going: bool) -> str:

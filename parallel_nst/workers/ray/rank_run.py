@@ -12,31 +12,28 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 
 from parallel_nst.workers.pool import Events, Handed, HandedLost, RanksLost, RankWork
 from parallel_nst.workers.ranks.communicator import PeerLost
-from parallel_nst.workers.ray.actors import Announced, Slot, TaskFinished
+from parallel_nst.workers.ray.actors import Announced, Slot, TaskFinished, hung
 from parallel_nst.workers.ray.cluster import first_line
-from parallel_nst.workers.ray.reasons import LOST, reason_of
+from parallel_nst.workers.ray.lifeline import CONNECTION, in_use
+from parallel_nst.workers.ray.reasons import LOST, WorkerTraceback, cause_of, reason_of
 from parallel_nst.workers.ray.shared_values import Received
 
 WAIT_SECONDS = 0.2  # of one call of Ray, in which Ctrl-C is not heard
 MEET_SECONDS = 60.0  # within which the first rank must have opened a store
-SIGN_SECONDS = 3.0  # between two signs of life that a rank is asked for
-HUNG_SECONDS = 30.0  # without a sign of life, after which a rank counts as dead
 GRACE_SECONDS = 15.0  # within which the others must have noticed
 
 
 @dataclass(eq=False)
 class Rank:
     """One of the ranks. stream: of its messages, None once it has ended. announced: what the next of them is, where it
-    is to be kept and not to be read; held: that message. sign: an unanswered question for a sign of life; asked: when.
+    is to be kept and not to be read; held: that message.
     """
 
     number: int
     slot: Slot
     stream: Any
-    asked: float
     announced: Any = None
     held: Any = None
-    sign: Any = None
 
 
 class RankRun:
@@ -56,20 +53,23 @@ class RankRun:
         except (*LOST, GetTimeoutError) as error:
             slots[0].dismiss()
             raise RanksLost(f"the first worker did not answer ({first_line(error)})") from None
-        for number, (slot, work) in enumerate(zip(slots, works, strict=True)):
-            stream = slot.actor.work_as_rank.remote(work, number, len(works), meeting)
-            self._ranks.append(Rank(number, slot, stream, time.monotonic()))
+        try:
+            for number, (slot, work) in enumerate(zip(slots, works, strict=True)):
+                stream = slot.actor.work_as_rank.remote(work, number, len(works), meeting)
+                self._ranks.append(Rank(number, slot, stream))
+        except HandedLost:  # a work carries something that is no longer there
+            for rank in self._ranks:
+                rank.slot.dismiss()
+            raise
 
     def events(self) -> Events:
         """What they tell, until all have ended; then their results. RanksLost when one is lost; an error of the work is
         raised as it is."""
         try:
             while any(rank.stream for rank in self._ranks):
-                streams = {rank.stream: rank for rank in self._ranks if rank.stream}
-                ready, _ = ray.wait(list(streams), timeout=WAIT_SECONDS, fetch_local=False)
-                for stream in ready:
-                    yield from self._read(streams[stream])
-                self._look_after()
+                with in_use():
+                    heard = self._listen()
+                yield from heard
         finally:
             for rank in self._ranks:
                 if rank.stream:
@@ -81,6 +81,14 @@ class RankRun:
         if self._reason or self._broken:
             raise RanksLost(self._reason or f"workers no longer reach each other ({self._broken})")
         return [self._results[number] for number in range(len(self._ranks))]
+
+    def _listen(self) -> list[tuple[int, Any]]:
+        """What they have told meanwhile."""
+        streams = {rank.stream: rank for rank in self._ranks if rank.stream}
+        ready, _ = ray.wait(list(streams), timeout=WAIT_SECONDS, fetch_local=False)
+        heard = [event for stream in ready for event in self._read(streams[stream])]
+        self._look_after()
+        return heard
 
     def _read(self, rank: Rank) -> Iterator[tuple[int, Any]]:
         """The next message of a rank, if it is one for the caller."""
@@ -95,12 +103,13 @@ class RankRun:
             message = ray.get(reference or rank.held)  # held at the end: why it ended before it had handed that out
         except RayTaskError as error:
             rank.stream = None
-            cause = error.cause if isinstance(error.cause, Exception) else error
+            cause = cause_of(error)
             if isinstance(cause, PeerLost):
                 self._broken = self._broken or str(cause)
-            elif isinstance(cause, ObjectLostError):
+            elif isinstance(cause, ObjectLostError | HandedLost):
                 self._lost_values = first_line(cause)
             else:
+                cause.__cause__ = WorkerTraceback(str(error))
                 self._error = self._error or cause
             self._failed = min(self._failed, time.monotonic())
         except LOST as error:
@@ -114,7 +123,7 @@ class RankRun:
         elif isinstance(message, Announced) and rank.held is None:
             rank.announced = message
         elif isinstance(message, Announced):  # said once more: what was announced has arrived
-            handed, rank.held, rank.announced = Received(rank.held), None, None
+            handed, rank.held, rank.announced = Received(rank.held, CONNECTION.number), None, None
             yield rank.number, Handed(message.label, handed)
         else:
             yield rank.number, message
@@ -124,12 +133,8 @@ class RankRun:
         was lost, to end."""
         now = time.monotonic()
         for rank in [rank for rank in self._ranks if rank.stream]:
-            if rank.sign is not None and ray.wait([rank.sign], timeout=0)[0]:
-                rank.sign = None  # perhaps an error, which its stream will tell, too
-            if rank.sign is None and now - rank.asked > SIGN_SECONDS:
-                rank.sign, rank.asked = rank.slot.actor.sign_of_life.remote(), now
-            elif rank.sign is not None and now - rank.asked > HUNG_SECONDS:
-                self._lose(rank, f"a worker gave no sign of life for {HUNG_SECONDS:.0f} s")
+            if rank.slot.pulse.stopped(rank.slot.actor):
+                self._lose(rank, hung())
             if rank.stream and now - self._failed > GRACE_SECONDS:
                 self._lose(rank, "a worker did not end when another was lost")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 # Ray Train reads these when it is asked to train. By default it looks at the workers every two seconds, so that it
 # learns of a death or of the end that much later. Ranks keep the folder they were started in. Nobody reads the records,
@@ -39,7 +39,7 @@ from parallel_nst.errors import ClusterUnavailable, OutOfMemory, PnstError, Work
 from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.ranks.group import place_in_group
 from parallel_nst.workers.ranks.place import CPU, Place
-from parallel_nst.workers.ray.cluster import RayCluster, first_line, last_line
+from parallel_nst.workers.ray.cluster import RayCluster, end_program, first_line, last_line
 from parallel_nst.workers.ray.interface import choose_interface
 from parallel_nst.workers.ray.messages import Began, Line, Mailbox, Message, News, RankFailed, RankFinished, Teller
 from parallel_nst.workers.worker import keep_memory, lacks_memory, out_of_memory
@@ -78,6 +78,7 @@ def run_on_ranks(
     when they could not start.
     """
     cluster.wait()
+    cluster.at_death = partial(end_training, notify)
     storage = folder.resolve() / STORAGE
     shutil.rmtree(storage, ignore_errors=True)  # of a run that was killed; Ray Train would go on from it
     mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
@@ -96,6 +97,13 @@ def run_on_ranks(
     if listener.finished is None:
         raise WorkerLost(f"training ended: {reason_of(fault)}; --resume goes on from the last checkpoint")
     return listener.finished.result
+
+
+def end_training(notify: Callable[[str], None], fault: str) -> NoReturn:
+    """Say that Ray has died, and end the program, as Ray itself would do a while later: it waits inside of Ray Train,
+    which knows no end of Ray."""
+    notify(f"{fault}; --resume goes on from the last checkpoint")
+    end_program(1)
 
 
 class Listener:

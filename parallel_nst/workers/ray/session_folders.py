@@ -63,11 +63,12 @@ def is_own(folder: Path) -> bool:
 
 
 def kill_users(folder: Path) -> None:
-    """Kill every process that has a file open in a folder: Ray's agents outlive a run that was killed by half a minute,
-    and are to be known by nothing else."""
+    """Kill every other process that has a file open in a folder: Ray's agents outlive a run that was killed by half a
+    minute, and are to be known by nothing else."""
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if any(folder in Path(file.path).parents for file in process.open_files()):
+            users = any(folder in Path(file.path).parents for file in process.open_files())
+            if users and process.pid != os.getpid():
                 process.kill()
 
 

@@ -1,0 +1,119 @@
+"""Ray itself dies under a run, or the run is told to end: one line, nothing left behind, and it goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from clusters import DEADLINE, GONE, WITH_TILES, Place, pictures, pixels, result, two_nodes, until
+
+pytestmark = pytest.mark.slow
+
+LONG = ("--size", "64", "--scales", "1", "--steps", "60", "--tiles", "2x2")
+TOLD = 30.0  # seconds within which a run must say that the head of its cluster is gone
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_folder: Path) -> np.ndarray:
+    """The picture of a run that nothing happens to."""
+    place = Place(tmp_path_factory.mktemp("undisturbed"), ray_folder)
+    pictures(place.folder)
+    result(place.stylise(*LONG, "--workers", "2"))
+    return pixels(place.folder / "painted.png")
+
+
+def painted(place: Place) -> np.ndarray:
+    return pixels(place.folder / "painted.png")
+
+
+def ended(run: subprocess.Popen[str]) -> tuple[int, list[str]]:
+    """The exit code of a run, and the lines on its stderr but those of its progress."""
+    out, err = run.communicate(timeout=DEADLINE)
+    assert out == ""
+    print(err)
+    return run.returncode, [line for line in err.splitlines() if line.startswith(("pnst: ", "Traceback"))]
+
+
+@pytest.mark.parametrize(
+    ("victim", "name"),
+    [("raylet", "raylet"), ("gcs_server", "GCS"), ("ray::DashboardAgent", "dashboard agent")],
+)
+def test_a_local_ray_that_dies_is_started_again_and_the_picture_is_the_same(
+    place: Place, undisturbed: np.ndarray, victim: str, name: str
+) -> None:
+    run = place.stylise(*LONG, "--workers", "2")
+    until(lambda: place.called(WITH_TILES), "a worker with a tile")
+    until(lambda: place.called(victim), victim)[0].send_signal(signal.SIGKILL)
+    out, err = run.communicate(timeout=DEADLINE)
+    assert run.returncode == 0 and out, err
+    assert f"Ray's {name} has died; it is started again, and the run goes on" in " ".join(err.split())
+    assert "Traceback" not in err and "core_worker" not in err
+    np.testing.assert_array_equal(painted(place), undisturbed)
+    until(lambda: not place.processes(), "all processes have left", GONE)
+
+
+def test_tiles_each_for_itself_go_on_when_a_local_ray_dies(place: Place) -> None:
+    run = place.stylise(*LONG, "--workers", "2", "--mode", "independent")
+    until(lambda: place.called("ray::RayWorker.run"), "a worker with a tile")
+    place.called("raylet")[0].send_signal(signal.SIGKILL)
+    result(run)
+    again = place.stylise(*LONG, "--workers", "2", "--mode", "independent", output="again.png")
+    result(again)
+    np.testing.assert_array_equal(painted(place), pixels(place.folder / "again.png"))
+
+
+def test_a_run_whose_head_dies_says_so_and_goes_on_elsewhere(place: Place, undisturbed: np.ndarray) -> None:
+    """Within half a minute, where Ray itself would end the program after a whole one."""
+    options = (*LONG, "--checkpoint-every", "10")
+    with two_nodes(Place(place.folder, place.ray_folder)) as nodes:
+        run = place.stylise(*options, "--address", nodes.address)
+        until((place.folder / "painted.png.snapshot").exists, "a checkpoint")
+        head = psutil.Process(nodes.daemons[0].pid)
+        (gcs,) = (process for process in head.children(recursive=True) if process.name() == "gcs_server")
+        for process in (head, gcs):  # the first would end the node on which the run may be
+            process.send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        code, lines = ended(run)
+        assert time.monotonic() - killed < TOLD
+    assert code == 1
+    assert lines[-1].startswith(("pnst: the head of the cluster", "pnst: Ray's ")) and "--resume goes on" in lines[-1]
+    assert not [line for line in lines if line.startswith("Traceback")]
+    result(place.stylise(*options, "--workers", "2", "--resume"))
+    # Up to rounding, which sixty steps amplify: on a cluster other threads have measured the style.
+    assert np.abs(painted(place).astype(float) - undisturbed).mean() < 4
+
+
+def test_a_run_that_is_told_to_end_keeps_its_checkpoint_and_goes_on(place: Place, undisturbed: np.ndarray) -> None:
+    """By SIGTERM, and by a terminal that closes."""
+    options = (*LONG, "--workers", "2", "--checkpoint-every", "10")
+    snapshot = place.folder / "painted.png.snapshot"
+    for number, more in ((signal.SIGTERM, ()), (signal.SIGHUP, ("--resume",))):
+        before = snapshot.stat().st_mtime if snapshot.exists() else 0.0
+        run = place.stylise(*options, *more)
+        until(lambda before=before: snapshot.exists() and snapshot.stat().st_mtime > before, "a checkpoint")
+        os.killpg(run.pid, number)
+        code, lines = ended(run)
+        assert (code, lines[-1:]) == (128 + number, ["pnst: stopped"])
+        until(lambda: not place.processes(), "all processes have left", GONE)
+        assert not list(place.ray_folder.glob("pnst-*"))
+    result(place.stylise(*options, "--resume"))
+    np.testing.assert_array_equal(painted(place), undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_workers_stay_on_a_cluster_when_a_run_is_stopped(place: Place, number: int) -> None:
+    with two_nodes(Place(place.folder, place.ray_folder)) as nodes:
+        run = place.stylise(*LONG, "--address", nodes.address)
+        until(lambda: nodes.at_work(place), "workers on the cluster")
+        time.sleep(1)
+        os.kill(run.pid, number)
+        code = run.wait(timeout=DEADLINE)
+        assert code == (-number if number == signal.SIGKILL else 128 + number)
+        until(lambda: not nodes.at_work(place), "workers have left the cluster", GONE)
+        assert all(daemon.poll() is None for daemon in nodes.daemons)
