@@ -10,6 +10,7 @@ import torch
 from ranks import on_ranks
 from tiny_networks import LAYERS, tiny_state
 
+from parallel_nst.errors import WorkerLost
 from parallel_nst.files.size import Size
 from parallel_nst.networks.backbones import registry as checkpoints
 from parallel_nst.networks.backbones.base import Layer
@@ -33,7 +34,7 @@ from parallel_nst.painting.tiles.geometry import gather, plan_tiles, whole_tile
 from parallel_nst.painting.tiles.ownership import deal
 from parallel_nst.recipe import LayerWeights, Recipe
 from parallel_nst.workers.crew import Crew
-from parallel_nst.workers.pool import SerialPool
+from parallel_nst.workers.pool import HandedLost, SerialPool
 from parallel_nst.workers.threads import ThreadPool
 from parallel_nst.workers.worker import WorkerSpec
 
@@ -401,6 +402,39 @@ def test_a_scale_follows_from_the_enlarged_image_of_the_one_before_whoever_has_t
     np.testing.assert_allclose(pictures[1], pictures[0], rtol=0, atol=1e-10)
     assert np.array_equal(pictures[2], pictures[1])
     np.testing.assert_allclose(pictures[2], expected, rtol=0, atol=1e-4)
+
+
+class Losing(SerialPool):
+    """Its first ranks lose all that was handed out before them."""
+
+    lost = False
+
+    def __init__(self):
+        super().__init__(SPEC)
+        self.mortal = True
+
+    def together(self, works):
+        if not self.lost:
+            self.lost = True
+            raise HandedLost("its machine is gone")
+        return (yield from super().together(works))
+
+
+def test_where_what_a_scale_follows_from_is_lost_it_begins_with_the_image_that_is_held_here():
+    small, large = Setting((17, 31)), Setting((24, 44))
+    before = small.painted((1, 2))
+    mode = Exact(large.scale((2, 2)), large.resolved, Losing())
+    (*_, end) = mode.states(mode.follow(before), unheard, Due())
+    expected = large.painted((2, 2), start=lambda mode: mode.start(enlarged(before.pixels, Size(24, 44))))
+    assert np.array_equal(mode.result(end).pixels, expected.pixels)
+
+
+def test_a_run_that_goes_on_and_loses_its_picture_says_so():
+    setting, seen = Setting((17, 31)), []
+    setting.painted((2, 2), due=Due(snapshots=frozenset({1})), seen=seen)
+    mode = Exact(setting.scale((2, 2)), setting.resolved, Losing())
+    with pytest.raises(WorkerLost, match=r"gone, and with it the picture so far; --resume goes on"):
+        list(mode.states(mode.restored(seen[0].snapshot(0)), unheard, Due()))
 
 
 def test_previews_are_the_picture_of_their_step():

@@ -46,15 +46,16 @@ class Learnt:
 class ExactState:
     """Where the optimisation of a picture in so many tiles stands. See `ScaleState`.
 
-    pixels: the first image (3, H, W), None to make it of what the scale before has left, which is `carried`. shown: the
-    picture, small, and kept: all that is needed to go on from here, where they are due. end: what came of it, after the
-    last step.
+    pixels: the first image (3, H, W), None to make it of what the scale before has left, which is `carried`. before:
+    the image of that scale, held here where workers that have its parts may die. shown: the picture, small, and kept:
+    all that is needed to go on from here, where they are due. end: what came of it, after the last step.
     """
 
     step: int
     tiles: int
     pixels: np.ndarray | None = None
     carried: Carried | None = None
+    before: np.ndarray | None = None
     shown: np.ndarray | None = None
     kept: Kept | None = None
     end: ScaleResult | None = None
@@ -67,11 +68,13 @@ class ExactState:
         """The first state that goes on from what was kept; this one if nothing was."""
         return ExactState(kept.step, self.tiles, kept=kept) if kept else self
 
-    def without_carried(self, lost: HandedLost) -> ExactState:
-        """The first image alone; WorkerLost where it was carried, too."""
-        if self.pixels is None:
+    def without_carried(self, size: Size, lost: HandedLost) -> ExactState:
+        """The first image alone, where what was carried to this scale is lost. size: of the framed picture. WorkerLost
+        where it is a run that goes on whose picture is lost."""
+        if self.kept is not None:
             raise WorkerLost(f"{lost}, and with it the picture so far; --resume goes on from the last checkpoint")
-        return replace(self, carried=None)
+        pixels = self.pixels if self.before is None else enlarged(self.before, unframed_size(size))
+        return replace(self, pixels=pixels, before=None, carried=None)
 
     def preview(self) -> np.ndarray:
         assert self.shown is not None, "no preview was due"
@@ -102,7 +105,8 @@ class Exact:
         """After a scale in parts, each rank makes its own part of the first image from those."""
         size = self.scale.content.size
         if isinstance(before.carried, Learnt):
-            return ExactState(0, len(self.scale.tiles), carried=before.carried.at(size))
+            spare = before.pixels if self.pool.mortal else None
+            return ExactState(0, len(self.scale.tiles), carried=before.carried.at(size), before=spare)
         return self.start(enlarged(before.pixels, unframed_size(size)))
 
     def restored(self, snapshot: Snapshot) -> ExactState:
@@ -127,7 +131,7 @@ class Exact:
                 return
             except RanksLost as lost:
                 if isinstance(lost, HandedLost) and again is first:  # nothing was kept yet: what it began with is lost
-                    first = first and first.without_carried(lost)
+                    first = first and first.without_carried(self.scale.content.size, lost)
                 again = first if isinstance(lost, HandedLost) else again and again.after(hearing.kept)
                 losses = 1 if hearing.kept else losses + 1
                 if losses > MAX_LOSSES:
