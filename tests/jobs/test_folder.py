@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -330,8 +332,13 @@ def test_a_batch_that_is_killed_goes_on_where_it_was(job: FolderJob, workers: in
     deadline = time.monotonic() + 120
     while len(painted(job)) < after and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
+    family = psutil.Process(run.pid).children(recursive=True)
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
+    for process in family:  # Ray's workers are in groups of their own, and one may be about to write
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(family, timeout=60)
     there = {path: (file_digest(path), path.stat().st_mtime_ns) for path in painted(job)}
     assert len(there) >= after
     for path in there:
