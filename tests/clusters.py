@@ -26,6 +26,7 @@ from PIL import Image
 PNST = (sys.executable, "-m", "parallel_nst")
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 MARK = "PNST_TEST_MARK"
+MACHINES = "import sys; from ray._raylet import GcsClient; print(len(GcsClient(sys.argv[1]).get_all_node_info()))"
 DEADLINE = 240.0  # seconds until which anything must have happened, on a busy machine too
 WITH_TILES = "ray::RayWorker.work_as_rank"  # title of a worker's process that paints its share of a picture
 GONE = 60.0  # seconds within which the last Ray process must have left
@@ -158,9 +159,17 @@ def two_nodes(place: Place) -> Iterator[Nodes]:
         until(lambda: answers(port), "the head answers")
         daemons.append(start_daemon(place, f"--address={address}", *common))
         until(lambda: len(place.called("raylet")) == 2, "two raylets")
+        until(lambda: joined(place, address) == 2, "both have joined")
         yield Nodes(address, tuple(daemons))
     finally:
         place.end()  # never `ray stop`: it ends every Ray of the machine
+
+
+def joined(place: Place, address: str) -> int:
+    """How many machines the cluster has; asked without joining it, which takes longer."""
+    asked = place.start(sys.executable, "-c", MACHINES, address, output=subprocess.PIPE)
+    out, _ = asked.communicate(timeout=DEADLINE)
+    return int(out or 0)
 
 
 def start_daemon(place: Place, *options: str) -> subprocess.Popen[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import clusters
 import numpy as np
 import psutil
 import pytest
@@ -119,7 +120,8 @@ def visit(address: str) -> None:
 def test_pinned_tasks_go_on_when_a_node_is_lost(place: Place) -> None:
     """On the node that is left, and in the next call they find there what they left."""
     with two_nodes(place) as nodes:
-        run = place.start(sys.executable, __file__, nodes.address, output=subprocess.PIPE)
+        here = str(Path(clusters.__file__).parent)
+        run = place.start(sys.executable, __file__, nodes.address, output=subprocess.PIPE, PYTHONPATH=here)
         assert run.stdout is not None
         first = json.loads(run.stdout.readline())
         until(lambda: len(nodes.at_work(place)) == 2, "both nodes have a worker")

@@ -40,10 +40,7 @@ def ended(run: subprocess.Popen[str]) -> tuple[int, list[str]]:
     return run.returncode, [line for line in err.splitlines() if line.startswith(("pnst: ", "Traceback"))]
 
 
-@pytest.mark.parametrize(
-    ("victim", "name"),
-    [("raylet", "raylet"), ("gcs_server", "GCS"), ("ray::DashboardAgent", "dashboard agent")],
-)
+@pytest.mark.parametrize(("victim", "name"), [("raylet", "raylet"), ("gcs_server", "GCS")])
 def test_a_local_ray_that_dies_is_started_again_and_the_picture_is_the_same(
     place: Place, undisturbed: np.ndarray, victim: str, name: str
 ) -> None:
