@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,8 @@ class Place:
     def end(self) -> None:
         """Kill whatever is left."""
         for process in self.processes():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # it was about to end
+                process.kill()
         for run in self.runs:
             run.communicate()
 
