@@ -44,7 +44,7 @@ def feedforward_command(job: TrainJob, material: FeedforwardMaterial, length: Tr
 
 
 @train_app.command("cyclegan", cls=GroupedCommand)
-@made_from(without=("style", "weights", "encoder"), kinds={"objective": CycleSettings}, bases=cyclegan_bases)
+@made_from(without=("style", "weights", "encoder", "start"), kinds={"objective": CycleSettings}, bases=cyclegan_bases)
 def cyclegan_command(job: TrainJob, material: CycleMaterial, length: TrainLength, talk: Talk) -> None:
     """Train two generators that turn pictures of one kind into those of another and back, without pairs."""
     run(job, length, talk)

@@ -9,6 +9,7 @@ Shape letters: N pictures of a batch, C channels, H and W positions of a layer. 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -205,6 +206,18 @@ def take_encoder(generator: Generator, weights: Mapping[str, Tensor]) -> None:
     encoder[:FROZEN_LAYERS].requires_grad_(False)
 
 
+def take_weights(generator: Generator, weights: Mapping[str, Tensor]) -> None:
+    """Put another generator's weights in. BadInput, in one line, where it has another shape."""
+    own = generator.state_dict()
+    shapes = ({key: value.shape for key, value in state.items()} for state in (own, weights))
+    if operator.ne(*shapes):
+        raise BadInput(
+            f"the generator to start with has not the shape of the {generator.architecture} that is to be trained, "
+            f"{generator.hyperparameters}; give its --arch, --width, --blocks and --norm (pnst models inspect)"
+        )
+    generator.load_state_dict(weights)
+
+
 def begin_at(generator: Generator, colour: Tensor) -> None:
     """Let the last convolution begin about this colour (3,), in [0, 1], with a spread that can be seen.
 
@@ -228,7 +241,8 @@ class Feedforward:
 
     style: the picture (1, 3, H, W), as `style_picture` gives it; its precision is that of the networks. backbone:
     frozen, moved to the device. steps: of the whole training, which the learning rate falls over. encoder: VGG16's
-    weights for a vgg16-decoder, torchvision's key names.
+    weights for a vgg16-decoder, torchvision's key names. start: weights of a generator of the same shape, to begin
+    with in place of random ones. BadInput for weights that do not fit.
     """
 
     def __init__(
@@ -239,13 +253,17 @@ class Feedforward:
         *,
         steps: int,
         encoder: Mapping[str, Tensor] | None = None,
+        start: Mapping[str, Tensor] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.settings = settings
         self.generator = new_generator(settings)
         if encoder is not None:
             take_encoder(self.generator, encoder)
-        begin_at(self.generator, style.mean((0, 2, 3)))
+        if start is None:
+            begin_at(self.generator, style.mean((0, 2, 3)))
+        else:
+            take_weights(self.generator, start)
         self.generator.to(device, style.dtype)
         backbone, style = backbone.to(device, style.dtype), style.to(device)
         module = StyleObjective(self.generator, backbone, measured_targets(backbone, style, settings), settings)

@@ -125,7 +125,7 @@ def test_every_field_of_the_job_is_an_option(name: str) -> None:
         "compare": "mode style_weights",
         "sweep": "style_weights memory",
         "serve": "memory",
-        "train cyclegan": "style weights encoder",
+        "train cyclegan": "style weights encoder start",
     }
     known = {option.name for option in options_for(name)}
     assert known - {param.name for param in COMMANDS[name].params} == set(left_out.get(name, "").split())

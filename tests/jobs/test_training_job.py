@@ -136,6 +136,21 @@ def test_a_generator_for_one_style(material: Path, tmp_path: Path) -> None:
     assert {path.name for path in (job.out / "samples").iterdir()} == {f"step-{n:08d}.png" for n in (0, 3, 6)}
 
 
+def test_a_generator_begins_with_the_weights_of_another(material: Path, tmp_path: Path) -> None:
+    first, _ = run(style_job(material, tmp_path / "first"))
+    still = changed(seed=5, learning_rate=1e-12)
+    second, _ = run(style_job(material, tmp_path / "second", preset=still, start=first.files[0]))
+    before, after = (read_generator(Path(report.files[0]))[0].state_dict() for report in (first, second))
+    assert all(torch.equal(before[key], value) for key, value in after.items())
+    with pytest.raises(ValueError, match=r"other settings .*start_files"):
+        run(style_job(material, tmp_path / "second", preset=still, resume=True))
+
+
+def test_weights_to_begin_with_are_those_of_one_file(material: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"give one of them"):
+        style_job(material, tmp_path / "run", start="swirls", encoder=Path("vgg16.pth"))
+
+
 def test_two_generators_of_cyclegan(material: Path, tmp_path: Path) -> None:
     report, _ = run(cycle_job(material, tmp_path / "run"))
     assert [Path(path).name for path in report.files] == ["a2b.safetensors", "b2a.safetensors"]
@@ -331,6 +346,8 @@ def test_a_style_smaller_than_the_crops(material: Path, tmp_path: Path) -> None:
         ({"style": Path("none.png")}, r"none\.png"),
         ({"weights": Path("none.pth")}, r"none\.pth"),
         ({"encoder": Path("none.pth")}, r"none\.pth"),
+        ({"start": "none.pth"}, r"none\.pth does not exist"),
+        ({"start": "swirls"}, r"start with has not the shape of the transformer-net .*'widths': \[2, 4, 8\]"),
         ({"preset": changed(layers=LayerWeights(style={"relu9_9": 1.0}))}, r"relu9_9"),
         ({"preset": changed(backbone="vgg17")}, r"unknown backbone 'vgg17'"),
     ],

@@ -23,7 +23,7 @@ class TrainJob(InputOptions):
     """What to train, on what, and where.
 
     preset: all numbers. out: on a cluster a folder that all its machines share, like those of the pictures. folders: of
-    pictures, {"images": ...} for one style and {"a": ..., "b": ...} for CycleGAN. encoder: None begins it at random.
+    pictures, {"images": ...} for one style and {"a": ..., "b": ...} for CycleGAN. encoder, start: None: random.
     workers, address: one worker without an address is this process, without Ray. checkpoint_every, keep, sample_every,
     dtype: see `FitSettings`.
     """
@@ -33,6 +33,9 @@ class TrainJob(InputOptions):
     folders: Mapping[str, Path] = field(default_factory=dict)
     style: Path | None = knob(None, STYLE_HELP, "Pictures", read=painting_of, shown=STYLES[0], once=True, common=True)
     encoder: Path | None = knob(None, "file of VGG16's weights for the encoder of vgg16-decoder", "Network")
+    start: str | None = knob(
+        None, "generator whose weights the training begins with, a name or a file", "Network", metavar="MODEL"
+    )
     workers: int = knob(
         1, "processes that share each batch; 1 takes this one, with all cores", "Workers", least=1, common=True
     )
@@ -53,6 +56,8 @@ class TrainJob(InputOptions):
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if self.encoder and self.start:
+            raise BadInput("--encoder and --start both say what the weights begin with; give one of them")
 
     @property
     def alone(self) -> bool:

@@ -14,12 +14,16 @@ from typing import Any
 import torch
 
 from parallel_nst.errors import BadInput
+from parallel_nst.files.digests import file_digest
 from parallel_nst.files.images import read_image
 from parallel_nst.jobs.requests.train import TrainJob
 from parallel_nst.jobs.train.folder import run_folder
 from parallel_nst.jobs.train.pictures import Pictured, digest_or_none, names_in, pictures_of
 from parallel_nst.jobs.train.work import CycleSpec, ObjectiveSpec, StyleSpec, TrainWork, check_size
 from parallel_nst.networks.backbones.loading import load_weights
+from parallel_nst.networks.generators.files import files_of as generator_files
+from parallel_nst.networks.generators.files import read_generator
+from parallel_nst.networks.generators.registry import resolve
 from parallel_nst.networks.weights.states import read_state
 from parallel_nst.training.checkpoint_files import steps_of
 from parallel_nst.training.feedforward import style_picture
@@ -162,7 +166,14 @@ def spec_of(job: TrainJob) -> ObjectiveSpec:
     picture = read_image(job.style, max_pixels=job.max_pixels)
     style = style_picture(picture.pixels, settings.style_size, job.preset.crop.size)
     encoder = None if job.encoder is None else read_state(job.encoder)
-    return StyleSpec(settings, style, load_weights(settings.backbone, job.weights), encoder)
+    begun = None if job.start is None else read_generator(start_files(job.start))[0].state_dict()
+    return StyleSpec(settings, style, load_weights(settings.backbone, job.weights), encoder, begun)
+
+
+def start_files(name: str) -> list[Path]:
+    """Of the generator of this name or path."""
+    found = resolve(name)
+    return generator_files([found] if isinstance(found, Path) else found)
 
 
 def files_of(job: TrainJob) -> dict[str, Path]:
@@ -187,6 +198,7 @@ def recipe_of(job: TrainJob, pictured: Pictured, steps: int) -> dict[str, Any]:
         "encoder_file": digest_or_none(job.encoder),
         **{f"pictures_{name}": names_in(job.folders[name], paths) for name, paths in pictured.paths.items()},
         **({"schedule_steps": steps} if falls else {}),
+        **({} if job.start is None else {"start_files": [file_digest(path) for path in start_files(job.start)]}),
     }
 
 

@@ -40,21 +40,22 @@ class ObjectiveSpec(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class StyleSpec:
-    """Of a generator for one style. style: (1, 3, H, W) in [0, 1]. weights: of the backbone. encoder: VGG16's, for a
-    vgg16-decoder; None begins at random."""
+    """Of a generator for one style. style: (1, 3, H, W) in [0, 1]. weights: of the backbone. encoder, start: see
+    `Feedforward`."""
 
     settings: FeedforwardSettings
     style: Tensor
     weights: State
     encoder: State | None = None
+    start: State | None = None
 
     def build(self, steps: int, epoch_steps: int, place: Place) -> Feedforward:
-        settings = self.settings
+        settings, first = self.settings, {"encoder": self.encoder, "start": self.start}
         backbone = build_backbone(settings.backbone, self.weights)
         layers = settings.layers_used
         backbone.check_layers((*layers.style, *layers.content))
         backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster
-        return Feedforward(settings, self.style, backbone, steps=steps, encoder=self.encoder, device=place.device)
+        return Feedforward(settings, self.style, backbone, steps=steps, **first, device=place.device)
 
 
 @dataclass(frozen=True)
