@@ -29,7 +29,6 @@ from parallel_nst.painting.planning.memory import machine_memory
 from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.scales import (
     Framed,
-    InOnePiece,
     Scale,
     ScalePlan,
     ScaleResult,
@@ -161,9 +160,8 @@ def setback_note(setbacks: Sequence[Setback], plan: ScalePlan, recipe: Recipe) -
 
 def beginning(sources: SourcePictures, recipe: Recipe, plan: ScalePlan, spec: WorkerSpec) -> ScaleResult:
     """What the coarsest scale begins with, in the workers' precision."""
-    pixels = framed(first_image(sources, recipe, plan.size), plan.size).whole
-    precision = np.float64 if spec.dtype == "float64" else np.float32
-    return ScaleResult(InOnePiece(pixels.astype(precision, copy=False)), math.nan)
+    image = first_image(sources, recipe, plan.size)
+    return ScaleResult(Framed(image.picture().astype(np.float64)) if spec.dtype == "float64" else image, math.nan)
 
 
 def mode_of(plan: ScalePlan, scale: Scale, resolved: ResolvedRecipe, pool: Pool) -> Mode[Any]:

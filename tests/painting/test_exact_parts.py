@@ -18,7 +18,7 @@ from parallel_nst.painting.exact.preview import LONGEST, Reduction
 from parallel_nst.painting.exact.spread import RankSpread
 from parallel_nst.painting.gatys.half_precision import UNDIVIDED, Vector, extended, peak, rms
 from parallel_nst.painting.gatys.preconditioner import broadened
-from parallel_nst.painting.planning.scales import FRAME, Framed, unframed
+from parallel_nst.painting.planning.scales import FRAME, Framed, InOnePiece, unframed
 from parallel_nst.painting.tiles.geometry import Rect, gather, plan_tiles
 from parallel_nst.painting.tiles.ownership import ALIGNMENT, Ownership, Shard, crossings, deal, dealt
 from parallel_nst.workers.pool import Here
@@ -316,7 +316,9 @@ def test_an_image_in_parts_is_put_together_with_and_without_its_frame(size):
         for rank in range(ownership.ranks)
     ]
     made = InParts(parts, framed(size))
-    np.testing.assert_array_equal(made.pixels(), image)
+    rect = Rect(3, 5, 17, 20)
+    np.testing.assert_array_equal(made.whole, image)
+    np.testing.assert_array_equal(made.read(rect), InOnePiece(image).read(rect))
     np.testing.assert_array_equal(made.picture(), unframed(image))
 
 

@@ -157,12 +157,18 @@ def test_the_first_image_is_what_was_asked_for():
     content, style = Picture(np.full((9, 8, 3), 0.25, np.float32)), Picture(np.full((5, 5, 3), 0.75, np.float32))
     sources = SourcePictures(content, [style], Picture(np.full((3, 7, 3), 0.5, np.float32)))
     for init, value in (("content", 0.25), ("style", 0.75), ("other.png", 0.5)):
-        image = first_image(sources, replace(RECIPE, init=init), Size(30, 20))
+        image = first_image(sources, replace(RECIPE, init=init), Size(30, 20)).picture()
         assert image.shape == (30, 20, 3)
         np.testing.assert_allclose(image, value, atol=1e-6)
-    noise = [first_image(sources, replace(RECIPE, init="noise", seed=seed), Size(30, 20)) for seed in (1, 1, 2)]
+    noises = [replace(RECIPE, init="noise", seed=seed) for seed in (1, 1, 2)]
+    noise = [first_image(sources, recipe, Size(30, 20)).picture() for recipe in noises]
     assert np.array_equal(noise[0], noise[1]) and not np.array_equal(noise[0], noise[2])
     assert noise[0].min() >= 0 and noise[0].max() <= 1 and noise[0].std() > 0.1 and noise[0].dtype == np.float32
+
+
+def test_a_picture_that_has_the_size_is_not_copied_to_begin_with():
+    content = Picture(np.full((9, 8, 3), 0.25, np.float32))
+    assert first_image(SourcePictures(content, [content]), RECIPE, Size(9, 8)).picture() is content.pixels
 
 
 # The cut

@@ -17,10 +17,16 @@ from parallel_nst.painting.exact.parts import InParts, Part, Resampling
 from parallel_nst.painting.exact.preview import PreviewPart, Reduction
 from parallel_nst.painting.exact.rank import Carried, Course, End, KeptHere, Numbers, PaintShard, Preview
 from parallel_nst.painting.mode import Due, Report
-from parallel_nst.painting.planning.scales import Scale, ScaleResult, enlarged, unframed_size
+from parallel_nst.painting.planning.scales import (
+    InOnePiece,
+    PaintedImage,
+    Scale,
+    ScaleResult,
+    enlarged,
+    unframed_size,
+)
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import Snapshot
-from parallel_nst.painting.tiles.geometry import gather
 from parallel_nst.painting.tiles.ownership import Ownership, Shard, deal
 from parallel_nst.workers.pool import Events, Handed, HandedLost, Pool, RanksLost, Shared
 from parallel_nst.workers.worker import Progress
@@ -46,14 +52,14 @@ class Learnt:
 class ExactState:
     """Where the optimisation of a picture in so many tiles stands. See `ScaleState`.
 
-    pixels: the first image (3, H, W), None to make it of what the scale before has left, which is `carried`. before:
+    first: the first image, None to make it of what the scale before has left, which is `carried`. before:
     the image of that scale, held here where workers that have its parts may die. shown: the picture, small, and kept:
     all that is needed to go on from here, where they are due. end: what came of it, after the last step.
     """
 
     step: int
     tiles: int
-    pixels: np.ndarray | None = None
+    first: PaintedImage | None = None
     carried: Carried | None = None
     before: np.ndarray | None = None
     shown: np.ndarray | None = None
@@ -73,8 +79,8 @@ class ExactState:
         where it is a run that goes on whose picture is lost."""
         if self.kept is not None:
             raise WorkerLost(f"{lost}, and with it the picture so far; --resume goes on from the last checkpoint")
-        pixels = self.pixels if self.before is None else enlarged(self.before, unframed_size(size))
-        return replace(self, pixels=pixels, before=None, carried=None)
+        first = self.first if self.before is None else InOnePiece(enlarged(self.before, unframed_size(size)))
+        return replace(self, first=first, before=None, carried=None)
 
     def preview(self) -> np.ndarray:
         assert self.shown is not None, "no preview was due"
@@ -99,7 +105,7 @@ class Exact:
 
     def start(self, pixels: np.ndarray, carried: Learnt | None = None) -> ExactState:
         learnt = carried.at(self.scale.content.size) if carried else None
-        return ExactState(0, len(self.scale.tiles), pixels, learnt)
+        return ExactState(0, len(self.scale.tiles), InOnePiece(pixels), learnt)
 
     def follow(self, before: ScaleResult) -> ExactState:
         """After a scale in parts, each rank makes its own part of the first image from those."""
@@ -107,6 +113,8 @@ class Exact:
         if isinstance(before.carried, Learnt):
             spare = before.pixels if self.pool.mortal else None
             return ExactState(0, len(self.scale.tiles), carried=before.carried.at(size), before=spare)
+        if before.image.size == size:
+            return ExactState(0, len(self.scale.tiles), before.image)
         return self.start(enlarged(before.pixels, unframed_size(size)))
 
     def restored(self, snapshot: Snapshot) -> ExactState:
@@ -153,7 +161,7 @@ class Exact:
                 resolved=self.resolved,
                 graphs=scale.kept,
                 course=Course(scale.steps, due.previews, due.snapshots | keeps),
-                pixels={} if start.pixels is None else own_pixels(start.pixels, ownership.shard(rank)),
+                pixels={} if start.first is None else own_pixels(start.first, ownership.shard(rank)),
                 carried=None if start.kept else start.carried,
                 kept=start.kept,
                 masks={tile.index: scale.masks.read(tile.read) for tile in ownership.of(rank)} if scale.masks else {},
@@ -162,9 +170,9 @@ class Exact:
         ]
 
 
-def own_pixels(pixels: np.ndarray, shard: Shard) -> dict[int, np.ndarray]:
-    """The cores of a shard, cut from a picture (3, H, W)."""
-    return {index: gather(pixels, core) for index, core in shard.cores.items()}
+def own_pixels(image: PaintedImage, shard: Shard) -> dict[int, np.ndarray]:
+    """The cores of a shard (3, h, w)."""
+    return {index: image.read(core) for index, core in shard.cores.items()}
 
 
 class Hearing:

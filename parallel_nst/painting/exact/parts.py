@@ -73,8 +73,12 @@ class InParts:
     parts: Sequence[Part]
     size: Size
 
-    def pixels(self) -> np.ndarray:
+    @property
+    def whole(self) -> np.ndarray:
         return whole(self.parts, "image", self.size)
+
+    def read(self, rect: Rect) -> np.ndarray:
+        return assembled([part.open() for part in self.parts], "image", rect)
 
     def picture(self) -> np.ndarray:
         inside = Rect(FRAME, FRAME, self.size.height - FRAME, self.size.width - FRAME)

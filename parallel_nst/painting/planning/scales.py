@@ -77,6 +77,10 @@ class Framed:
             return gather(self._pixels.transpose(2, 0, 1), inside)
         return self._pixels.transpose(2, 0, 1)[:, rows[:, None], columns]
 
+    def picture(self) -> np.ndarray:
+        """(H, W, 3), without the frame, not a copy."""
+        return self._pixels
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -101,8 +105,18 @@ class Scale:
 class PaintedImage(Protocol):
     """An image with its frame, wherever it lies; put together when it is asked for."""
 
-    def pixels(self) -> np.ndarray:
+    @property
+    def size(self) -> Size:
+        """Frame included."""
+        ...
+
+    @property
+    def whole(self) -> np.ndarray:
         """(3, H + 2 FRAME, W + 2 FRAME)."""
+        ...
+
+    def read(self, rect: Rect) -> np.ndarray:
+        """A rectangle of it (3, h, w), a view where that can be."""
         ...
 
     def picture(self) -> np.ndarray:
@@ -112,15 +126,19 @@ class PaintedImage(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class InOnePiece:
-    """An image that lies here."""
+    """An image that lies here with its frame."""
 
-    array: np.ndarray
+    whole: np.ndarray
 
-    def pixels(self) -> np.ndarray:
-        return self.array
+    @property
+    def size(self) -> Size:
+        return Size(*self.whole.shape[-2:])
+
+    def read(self, rect: Rect) -> np.ndarray:
+        return gather(self.whole, rect)
 
     def picture(self) -> np.ndarray:
-        return unframed(self.array)
+        return unframed(self.whole)
 
 
 @dataclass(frozen=True)
@@ -141,7 +159,7 @@ class ScaleResult:
     @property
     def pixels(self) -> np.ndarray:
         """(3, H + 2 FRAME, W + 2 FRAME)."""
-        return self.image.pixels()
+        return self.image.whole
 
 
 def final_size(content: Size, recipe: Recipe) -> Size:
@@ -202,14 +220,14 @@ def settled(content: Size, resolved: ResolvedRecipe, budget: Budget) -> Resolved
     return replace(resolved, recipe=replace(recipe, tiling=replace(tiling, tiles=f"{rows}x{columns}")))
 
 
-def first_image(sources: SourcePictures, recipe: Recipe, size: Size) -> np.ndarray:
-    """What the coarsest scale starts from, (H, W, 3); a picture of another shape is stretched to this one."""
+def first_image(sources: SourcePictures, recipe: Recipe, size: Size) -> Framed:
+    """What the coarsest scale starts from; a picture of another shape is stretched to this size."""
     if recipe.init == "noise":
         noise = np.random.default_rng(recipe.seed).normal(0.5, 0.2, (*size, 3))
-        return np.clip(noise, 0, 1).astype(np.float32)
+        return Framed(np.clip(noise, 0, 1).astype(np.float32))
     begin = {"content": sources.content, "style": sources.style}.get(recipe.init, sources.start)
     assert begin is not None  # as `check_sources` has seen to
-    return resize(begin.pixels, size)
+    return framed(begin.pixels, size)
 
 
 def framed_size(size: Size) -> Size:
