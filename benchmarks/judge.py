@@ -231,21 +231,22 @@ def middle(curve: Sequence[Judged]) -> Judged:
     return curve[len(curve) // 2]
 
 
-def at_likeness(curve: Sequence[Judged], wanted: float, name: str) -> float:
-    """A distance at some likeness, its logarithm interpolated along the content weights; beyond their ends, and where
-    there is one content weight only, the nearest picture's."""
-    x = np.array([point.figures["likeness"] for point in curve])
+def at_equal(along: str, curve: Sequence[Judged], wanted: float, name: str) -> float:
+    """A distance where another figure is as wanted, its logarithm interpolated along the content weights; beyond their
+    ends, and where there is one content weight only, the nearest picture's."""
+    x = np.array([point.figures[along] for point in curve])
     y = np.log([max(point.figures[name], 1e-9) for point in curve])
     order = np.argsort(x)
     return float(np.exp(np.interp(wanted, x[order], y[order])))
 
 
-def ratios(results: Sequence[Judged], name: str, first: str, figure: str) -> list[float]:
-    """A candidate's distance over the first one's, at the likeness of the first one's picture, by pair."""
+def ratios(results: Sequence[Judged], name: str, first: str, figure: str, along: str = "likeness") -> list[float]:
+    """A candidate's distance over the first one's, where it is as near to the photograph as the first one's picture, by
+    pair. along: the figure that this is told by."""
     values = []
     for pair in dict.fromkeys(result.pair for result in results):
         reference = middle(curve_of(results, first, pair)).figures
-        distance = at_likeness(curve_of(results, name, pair), reference["likeness"], figure)
+        distance = at_equal(along, curve_of(results, name, pair), reference[along], figure)
         values.append(distance / max(reference[figure], 1e-9))
     return values
 
@@ -357,7 +358,9 @@ def report(results: Sequence[Judged], candidates: Sequence[Candidate], options: 
     """What the page says."""
     names, every = [candidate.name for candidate in candidates], list(results[0].figures)
     judging = [figure for figure in every if figure in DISTANCES or figure.endswith("style")]
-    compared = [[n, *(interval(ratios(results, n, names[0], f)) for f in judging)] for n in names]
+    measures = [(figure, "likeness") for figure in judging]
+    measures += [(f"{name} style", f"{name} content") for name, _ in options.network]
+    compared = [[n, *(interval(ratios(results, n, names[0], f, along)) for f, along in measures)] for n in names]
     medians = [
         [n, f"{factor:g}", *(f"{median_of(results, n, factor, figure):.3f}" for figure in every)]
         for n in names
@@ -366,9 +369,12 @@ def report(results: Sequence[Judged], candidates: Sequence[Candidate], options: 
     pairs = sorted({result.pair.name for result in results})
     return [
         f"{len(pairs)} photographs and paintings ({', '.join(pairs)}) at {options.size} px.",
-        f"Ratios to `{names[0]}` at its likeness to the photograph: median over pairs, 95 % bootstrap interval. "
-        "Losses of networks are known to recipes that use them, or were taught by them, and judge nothing alone.",
-        page.table(["", *judging], compared),
+        f"Ratios to `{names[0]}` at its likeness to the photograph, or at its content loss: median over pairs, 95 % "
+        "bootstrap interval. Losses of networks are known to recipes that use them, or were taught by them, and judge nothing alone.",
+        page.table(
+            ["", *(figure if along == "likeness" else f"{figure} at its {along}" for figure, along in measures)],
+            compared,
+        ),
         "Medians over pairs:",
         page.table(["", "times the content weight", *every], medians),
         *(f"`{c.name}`:\n\n```toml\n{c.recipe.to_toml()}```" for c in candidates),
