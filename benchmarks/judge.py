@@ -370,7 +370,8 @@ def report(results: Sequence[Judged], candidates: Sequence[Candidate], options: 
     return [
         f"{len(pairs)} photographs and paintings ({', '.join(pairs)}) at {options.size} px.",
         f"Ratios to `{names[0]}` at its likeness to the photograph, or at its content loss: median over pairs, 95 % "
-        "bootstrap interval. Losses of networks are known to recipes that use them, or were taught by them, and judge nothing alone.",
+        "bootstrap interval. Losses of networks are known to recipes that use them, or were taught by them, and judge "
+        "nothing alone.",
         page.table(
             ["", *(figure if along == "likeness" else f"{figure} at its {along}" for figure, along in measures)],
             compared,
