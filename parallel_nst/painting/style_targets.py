@@ -1,4 +1,4 @@
-"""What a style image asks for at a scale, measured by a pool."""
+"""What a style image asks for at a scale, and how strong the content's features are, measured by a pool."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from parallel_nst.files.images import Picture, fit
 from parallel_nst.painting.gatys.features import reader_on
 from parallel_nst.painting.gatys.style import StyleSums, StyleTargets, measure_style
-from parallel_nst.painting.planning.scales import Framed
+from parallel_nst.painting.planning.scales import Framed, framed
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.tiles.geometry import Tile, plan_tiles
 from parallel_nst.workers.pool import Pool
 from parallel_nst.workers.worker import Progress, Worker
 
+CONTENT_SIDE = 256  # px, longest side that a content image is measured at
 STYLE_TILE = 1024  # px, side above which a style image is measured in tiles
 
 
@@ -47,3 +49,12 @@ def measured_style(style: Framed, resolved: ResolvedRecipe, pool: Pool) -> Style
     for part in parts[1:]:
         total = total + part
     return total.targets
+
+
+def content_powers(content: Picture, resolved: ResolvedRecipe, pool: Pool) -> dict[str, float]:
+    """Mean square of a content image's features, by content layer (see `StyleTargets`): a picture of low contrast has
+    weak ones, and would lose its subject if what it lost were measured by the style's. Of the picture made small, once
+    for all scales: so it does not depend on how the picture is cut."""
+    small = framed(content.pixels, fit(content.size, min(CONTENT_SIDE, max(content.size))))
+    powers = measured_style(small, resolved, pool).powers
+    return {name: powers[name] for name in resolved.layers.content}

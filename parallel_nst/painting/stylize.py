@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,7 +44,7 @@ from parallel_nst.painting.resolved import ResolvedRecipe, resolve
 from parallel_nst.painting.scale_run import RunCallbacks, ScaleRun
 from parallel_nst.painting.snapshots import Snapshot
 from parallel_nst.painting.sources import SourcePictures
-from parallel_nst.painting.style_targets import measured_style
+from parallel_nst.painting.style_targets import content_powers, measured_style
 from parallel_nst.painting.tiles.seams import step_ratio
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.pool import Pool, worker_memory
@@ -119,13 +119,14 @@ def paint(
     began = time.perf_counter()
     content, sources = sources.content, sources.prepared(resolved.recipe)
     plans = plan_scales(content.size, sources.style.size, resolved, budget)
+    powers = content_powers(content, resolved, pool)
     before: Snapshot | ScaleResult = resume or beginning(sources, resolved.recipe, plans[0], pool.spec)
     first = resume.scale if resume else 0
     del resume
     blending, notes = 0.0, list[str]()
     for number in range(first, len(plans)):
         plan = plans[number]
-        mode = mode_of(plan, scale_of(sources, plan, resolved, pool), resolved, pool)
+        mode = mode_of(plan, scale_of(sources, plan, resolved, pool, powers), resolved, pool)
         states = ScaleRun(plans, number, callbacks or RunCallbacks()).states(mode, begun(mode, before))
         del before  # what the scale begins with belongs to it, so that it goes with the first step
         before = mode.result(last(states))
@@ -208,8 +209,10 @@ def mask_bytes(backbone: Backbone, layers: Iterable[str]) -> float:
     return 4 * (1 + sum(1 / backbone.layers[name].stride ** 2 for name in layers))
 
 
-def scale_of(sources: SourcePictures, plan: ScalePlan, resolved: ResolvedRecipe, pool: Pool) -> Scale:
-    """The work of one scale. The style pictures are measured at this scale too."""
+def scale_of(
+    sources: SourcePictures, plan: ScalePlan, resolved: ResolvedRecipe, pool: Pool, powers: Mapping[str, float]
+) -> Scale:
+    """The work of one scale. The style pictures are measured at this scale too. powers: see `content_powers`."""
     recipe, side = resolved.recipe, max(plan.size)
     longest = max(final_size(sources.content.size, recipe))
     measured = []
@@ -218,6 +221,7 @@ def scale_of(sources: SourcePictures, plan: ScalePlan, resolved: ResolvedRecipe,
         measured.append(measured_style(framed(style.pixels, size), resolved, pool))
     masks = framed_masks(sources.masks, plan.size)
     targets = combined(measured, recipe.style_weights or [1.0] * len(measured), masks)
+    targets = replace(targets, content_powers=powers)
     return Scale(framed(sources.content.pixels, plan.size), targets, plan.steps, plan.tiles, plan.kept, masks)
 
 
@@ -235,7 +239,7 @@ def whole_loss(content: Picture, style: Picture, generated: Picture, recipe: Rec
     sources = SourcePictures(content, [style])
     budget = budget_for(sources, resolved, backbone, pool.spec, pool.size, worker_memory(pool))
     plan = plan_scales(content.size, style.size, resolved, budget)[-1]
-    scale = scale_of(sources, plan, resolved, pool)
+    scale = scale_of(sources, plan, resolved, pool, content_powers(content, resolved, pool))
     mode = Exact(replace(scale, steps=0), resolved, pool)
     start = mode.start(framed(generated.pixels, plan.size).whole)
     return mode.result(last(ScaleRun([replace(plan, steps=0)], 0, RunCallbacks()).states(mode, start))).loss

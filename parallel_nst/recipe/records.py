@@ -174,8 +174,8 @@ class Recipe:
     style_loss: StyleLoss = knob("w2", "w2: means and covariances, by their Wasserstein distance; gram: Gram matrices")
     loss_units: LossUnits = knob(
         "relative",
-        "of losses; relative: the style's own features, a mean over layers; absolute: mean squares of features as they "
-        "are, a sum over layers, as in papers",
+        "of losses; relative: the features of the painting and of the photograph themselves, a mean over layers; "
+        "absolute: mean squares of features as they are, a sum over layers, as in papers",
     )
     content_weight: float = knob(
         0.03, "weight of the content loss: higher keeps more of the photograph", least=0, common=True

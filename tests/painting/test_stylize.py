@@ -10,7 +10,7 @@ from scattered import Scattered
 from tiny_networks import LAYERS, tiny_backbone, tiny_state
 
 from parallel_nst.errors import BadInput
-from parallel_nst.files.images import Picture
+from parallel_nst.files.images import Picture, fit, resize
 from parallel_nst.files.size import Size
 from parallel_nst.painting import style_targets as module
 from parallel_nst.painting.gatys.features import FeatureReader
@@ -23,7 +23,7 @@ from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.scale_run import RunCallbacks
 from parallel_nst.painting.sources import SourcePictures
-from parallel_nst.painting.style_targets import measured_style
+from parallel_nst.painting.style_targets import content_powers, measured_style
 from parallel_nst.painting.stylize import stylize_sources, whole_loss
 from parallel_nst.painting.tiles.geometry import whole_tile
 from parallel_nst.recipe import LayerWeights, Recipe, TilingSpec
@@ -214,6 +214,7 @@ def test_the_loss_of_a_whole_picture_does_not_ask_how_it_was_painted(recipe):
     backbone = worker.backbone("embedded")
     resolved, reader = resolve(recipe, backbone), FeatureReader(backbone, LAYERS, torch.float64)
     targets = measured_style(framed(style.pixels, style.size), resolved, pool)
+    targets = replace(targets, content_powers=content_powers(content, resolved, pool))
     features = reader.read_content(worker.image(framed(content.pixels, Size(36, 48)).whole))
     tile = whole_tile(36 + 2 * FRAME, 48 + 2 * FRAME)
     local = LocalObjective(reader, resolved, targets, features, tile)
@@ -225,6 +226,27 @@ def test_the_loss_of_a_whole_picture_tells_better_from_worse(pool):
     result = painted(replace(RECIPE, steps=10), pool, style=red())
     before, after = (whole_loss(picture(), red(), image, RECIPE, pool) for image in (picture(), result.picture))
     assert after < 0.8 * before
+
+
+def test_what_a_picture_of_low_contrast_loses_counts_as_much(pool):
+    """The content loss is in units of the content's own features, whatever the style's, but for a flat picture."""
+    resolved, worker = resolve(RECIPE, tiny_backbone()), Worker(DOUBLE)
+    reader = FeatureReader(worker.backbone("embedded"), LAYERS, torch.float64)
+    content = picture(40, 30)
+    targets = measured_style(framed(picture(seed=1).pixels, Size(30, 40)), resolved, pool)
+    ours = replace(targets, content_powers=content_powers(content, resolved, pool))
+    for name, features in reader.read_content(worker.image(framed(content.pixels, content.size).whole)).items():
+        assert ours.content_unit(name) == pytest.approx(float(features.square().mean()), rel=1e-5)
+        assert targets.content_unit(name) == targets.powers[name]
+        nothing = replace(targets, content_powers={name: 0.0})
+        assert nothing.content_unit(name) == pytest.approx(0.1 * targets.powers[name])
+
+
+def test_a_large_content_is_measured_small(pool):
+    resolved = resolve(RECIPE, tiny_backbone())
+    large = picture(600, 40)
+    small = Picture(resize(large.pixels, fit(large.size, 256)))
+    assert content_powers(large, resolved, pool) == content_powers(small, resolved, pool)
 
 
 # Several styles, colours, another beginning

@@ -66,7 +66,9 @@ def loss_parts(sums: FeatureSums, style: StyleTargets, resolved: ResolvedRecipe)
     recipe, layers, counts = resolved.recipe, resolved.layers, sums.positions
     style_terms = style_losses(sums, style, resolved)
     relative = recipe.loss_units == "relative"
-    content_terms = {n: sums.content[n] / (counts[n] * (style.powers[n] if relative else 1)) for n in layers.content}
+    content_terms = {
+        n: sums.content[n] / (counts[n] * (style.content_unit(n) if relative else 1)) for n in layers.content
+    }
     together = weighted_mean if relative else weighted_sum
     range_weight = RANGE_WEIGHT * (recipe.style_weight + recipe.content_weight) if relative else 0.0
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,22 +15,32 @@ from parallel_nst.painting.gatys.sums import Grams, region_key
 from parallel_nst.painting.named_tensors import on_device
 from parallel_nst.painting.tiles.geometry import Tile
 
+LEAST_CONTENT = 0.1  # of the style's power, that of the content counts as
+
 
 @dataclass(frozen=True)
 class StyleTargets:
-    """What the style image asks for.
+    """What the style image asks for, and the units of the losses.
 
     grams: the Gram mean to reach, by style layer.
     norms: |G|^2 of the style image itself, by style layer; the loss of Gram matrices is in units of it.
     powers: mean square of the style image's features, by layer; the other losses of features are in units of it.
     regions: weight of each style where each has a region of its own; grams, norms and powers of style layers are then
     by region, too (`sums.region_key`).
+    content_powers: mean square of the content image's features, by content layer; the content loss is in units of it,
+    or of the style's where it was not measured.
     """
 
     grams: Grams
     norms: Mapping[str, float]
     powers: Mapping[str, float]
     regions: Sequence[float] = ()
+    content_powers: Mapping[str, float] = field(default_factory=dict)
+
+    def content_unit(self, name: str) -> float:
+        """Of the content loss at a layer. A content of next to no features is not magnified without bounds."""
+        power = self.powers[name]
+        return max(self.content_powers.get(name, power), LEAST_CONTENT * power)
 
     def to(self, device: torch.device) -> StyleTargets:
         """The same on another device."""
