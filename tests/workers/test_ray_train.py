@@ -152,6 +152,7 @@ def cluster(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RayCluster]
 
 
 @needs_ray_train
+@pytest.mark.slow
 def test_ranks_know_their_place_and_leave_nothing_behind(cluster: RayCluster, home: Path, tmp_path: Path) -> None:
     seen: list[Any] = []
     lines: list[str] = []
