@@ -11,7 +11,7 @@ import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -43,6 +43,7 @@ LARGE, SMALL = 3 << 20, 3  # numbers that ranks send each other to measure a rat
 TALKS, REPEATS = 20, 5
 NETWORK = 10e9 / 8  # bytes a second of each worker, for workers on other machines
 CREWS = tuple(2**i for i in range(9))
+GPU_MEMORY, GPU_SPEED, GPU_PIXEL = 64 << 30, 2e13, 1e-9  # bytes, FLOP a second, seconds; assumed
 GATHERINGS = 8  # of a step: losses, sums, inner products and what else all ranks must know
 
 
@@ -127,27 +128,31 @@ def measured_costs(scene: Scene, pool: Pool) -> Costs:
     )
 
 
-def tiled(scene: Scene, side: int, budget: Budget) -> Tiling:
-    """How a square picture is cut for these workers. ValueError when it does not fit their memory."""
-    return exact_tiling(Size(side, side), budget, scene.recipe, scene.layer)
+def tiled(scene: Scene, size: Size, budget: Budget) -> Tiling:
+    """How a framed picture is cut for these workers. ValueError when it does not fit their memory."""
+    return exact_tiling(size, budget, scene.recipe, scene.layer)
 
 
-def planned(scene: Scene, side: int, budget: Budget) -> ScalePlan:
+def planned(scene: Scene, size: Size, budget: Budget) -> ScalePlan:
     """The same as a plan."""
-    layer, size, tiling = scene.layer, unframed_size(Size(side, side)), tiled(scene, side, budget)
-    tiles = plan_tiles(side, side, tiling.grid, halo=layer.margin, align=layer.stride)
-    return ScalePlan(size, size, 1, tiles, True, tiling.kept)
+    layer, tiling = scene.layer, tiled(scene, size, budget)
+    tiles = plan_tiles(*size, tiling.grid, halo=layer.margin, align=layer.stride)
+    return ScalePlan(unframed_size(size), unframed_size(size), 1, tiles, True, tiling.kept)
 
 
-def expected(costs: Costs, scene: Scene, side: int, budget: Budget) -> str:
-    """Seconds of a step, over this machine's memory and over a network; and tiles."""
+def expected(every: Sequence[Costs], scene: Scene, side: int, budget: Budget) -> str:
+    """Seconds of a step of a square picture, at each of these costs, and its tiles."""
     try:
-        plan = planned(scene, side, budget)
+        plan = planned(scene, Size(side, side), budget)
     except ValueError:
         return "does not fit"
-    over = replace(costs, rate=min(costs.rate, NETWORK))
-    near, far = (one.seconds(scene, plan, budget) for one in (costs, over))
-    return f"{near:.3g} / {far:.3g} ({len(plan.tiles)})"
+    return " / ".join(f"{costs.seconds(scene, plan, budget):.3g}" for costs in every) + f" ({len(plan.tiles)})"
+
+
+def predictions(every: Sequence[Costs], scene: Scene, sides: Sequence[int], budgets: Sequence[Budget]) -> str:
+    """A table of them, a row for each number of workers."""
+    rows = [[budget.workers, *(expected(every, scene, side, budget) for side in sides)] for budget in budgets]
+    return page.table(["workers", *(f"{side}x{side} px" for side in sides)], rows)
 
 
 def main() -> None:
@@ -156,65 +161,73 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="of a block")
     parser.add_argument("--memory", default="4GiB", help="of a worker")
     options = parser.parse_args()
-    sides, far, crews, blocks = (1024, 2048), (2048, 8192, 16384), CREWS, options.blocks
+    near, far, crews, blocks = 1024, (2048, 8192, 16384), CREWS, options.blocks
     if options.quick:
-        sides, far, crews, blocks = (256,), (1024,), (1, 4, 256), 1
+        near, far, crews, blocks = 256, (1024,), (1, 4, 256), 1
+    sizes = Size(near, near), Size(near, 2 * near), Size(2 * near, 2 * near)
     pictures, state, memory = scenes.pictures(options), scenes.weights("embedded"), parse_memory(options.memory)
-    all_scenes = {side: scenes.scene(*pictures, Size(side, side), Recipe(), state) for side in sides}
+    all_scenes = {size: scenes.scene(*pictures, size, Recipe(), state) for size in sizes}
     first = next(iter(all_scenes.values()))
     layers = first.resolved.layers
     costs_of_px = profile(first.reader.backbone, layers.style, layers.content, first.reader.dtype)
-    budgets = {workers: Budget(workers, memory, costs_of_px) for workers in crews}
+    budgets = [Budget(workers, memory, costs_of_px) for workers in crews]
     cluster = RayCluster(None, 3)
     pools = {workers: RayPool(cluster, first.spec(1), Crew(workers, 1)) for workers in (1, 2)}
     torch.set_num_threads(usable_cores())
     rows: list[list[object]] = []
+    seconds: dict[tuple[Size, int], list[float]] = defaultdict(list)
     try:
         costs = measured_costs(first, pools[2])
         print(costs, flush=True)
-        for side, scene in all_scenes.items():
-            seconds: dict[int, list[float]] = defaultdict(list)
-            plans = {workers: planned(scene, side, Budget(workers, memory, costs_of_px)) for workers in pools}
+        for size, scene in all_scenes.items():
+            plans = {workers: planned(scene, size, Budget(workers, memory, costs_of_px)) for workers in pools}
             for block in range(blocks + 1):
                 for workers, pool in pools.items():
-                    cut = tiled(scene, side, Budget(workers, memory, costs_of_px))
+                    cut = tiled(scene, size, Budget(workers, memory, costs_of_px))
                     taken = statistics.median(scene.step_seconds(pool, cut.grid, options.steps, cut.kept))
-                    print(side, workers, f"{taken:.3f} s a step", flush=True)
+                    print(size, workers, f"{taken:.3f} s a step", flush=True)
                     if block:
-                        seconds[workers].append(taken)
-            for workers, taken in seconds.items():
+                        seconds[size, workers].append(taken)
+            for workers in pools:
+                taken = seconds[size, workers]
                 model = costs.seconds(scene, plans[workers], Budget(workers, memory, costs_of_px))
                 rows.append(
                     [
-                        side,
+                        size,
                         workers,
                         len(plans[workers].tiles),
                         page.spread([1 / value for value in taken], 3),
                         f"{1 / model:.3f}",
                         f"{model / statistics.median(taken) - 1:+.0%}",
-                        page.spread(scenes.ratios(seconds[1], taken), 2),
+                        page.spread(scenes.ratios(seconds[size, 1], taken), 2),
                     ]
                 )
     finally:
         for pool in pools.values():
             pool.close()
-    values = asdict(costs)
+    values, weak = asdict(costs), scenes.ratios(seconds[sizes[0], 1], seconds[sizes[1], 2])
+    network = replace(costs, rate=min(costs.rate, NETWORK))
+    gpu = replace(costs, speed=GPU_SPEED, rate=10 * NETWORK, pixel=GPU_PIXEL)
+    gpus = [replace(budget, memory=GPU_MEMORY) for budget in budgets]
     parts = [
-        f"Embedded in {first.dtype}, square pictures of {options.content.stem} with their frame, exact tiles as they "
+        f"Embedded in {first.dtype}, pictures of {options.content.stem} with their frame, exact tiles as they "
         f"are planned for {options.memory} a worker, one thread each, on one machine; {blocks} blocks of "
         f"{options.steps} steps of each crew in turn after one to warm up, lbfgs with its history full. Median (least "
         "to greatest).",
         page.table(["px", "workers", "tiles", "steps a second", "model", "model's s off by", "speed-up"], rows),
+        f"Weak scaling: a step of {sizes[0]} px with one worker takes {page.spread(weak, 2)} times as long as one of "
+        f"{sizes[1]} px with two.",
         f"What the model was told, measured by itself: a worker {values['speed'] / 1e9:.0f} GFLOP/s on a tile of 256 "
         f"px with the machine to itself; {values['rate'] / 1e9:.2f} GB/s from worker to worker; "
         f"{values['message'] * 1e3:.2f} ms a message, {values['gather'] * 1e3:.2f} ms a gathering of two, of which a "
         f"step has {GATHERINGS}; of the optimiser {values['pixel'] * 1e9:.0f} ns for each px that a worker owns.",
         "Not measured but expected, by the same model: seconds a step with workers at this machine's rate / with each "
         "worker at a network of 10 Gbit/s, and the number of tiles.",
-        page.table(
-            ["workers", *(f"{side}x{side} px" for side in far)],
-            [[crew, *(expected(costs, first, side, budgets[crew]) for side in far)] for crew in crews],
-        ),
+        predictions([costs, network], first, far, budgets),
+        f"The same for a GPU each of {GPU_MEMORY >> 30} GiB, assumed to make {GPU_SPEED / 1e12:.0f} TFLOP/s on these "
+        f"convolutions and {GPU_PIXEL * 1e9:g} ns of the optimiser for each px, at this machine's rate and latencies / "
+        "in 100 Gbit/s with these latencies. None of it was measured on a GPU.",
+        predictions([replace(gpu, rate=costs.rate), gpu], first, far, gpus),
     ]
     print(page.write(__file__, "Scaling of exact tiles", parts, quick=options.quick))
 
