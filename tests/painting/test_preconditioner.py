@@ -8,7 +8,16 @@ import torch
 from parallel_nst.painting.gatys.half_precision import rms
 from parallel_nst.painting.gatys.optimizers.adam import adam
 from parallel_nst.painting.gatys.optimizers.lbfgs import lbfgs
-from parallel_nst.painting.gatys.preconditioner import GRID, REACH, SHARP, STRENGTH, broadened
+from parallel_nst.painting.gatys.preconditioner import (
+    GRID,
+    REACH,
+    SHARP,
+    STRENGTH,
+    broadened,
+    doubled,
+    halved,
+    halved_by_convolution,
+)
 from parallel_nst.painting.tiles.geometry import Rect, grow
 
 SIZES = [(48, 64), (37, 51), (17, 33), (5, 2), (1, 1), (1, 40)]
@@ -34,6 +43,15 @@ def test_it_is_linear_and_treats_channels_alike(size):
     a, b = noise(size, 1), noise(size, 2)
     torch.testing.assert_close(filtered(2 * a - 3 * b), 2 * filtered(a) - 3 * filtered(b))
     torch.testing.assert_close(filtered(a[:, [2, 0, 1]]), filtered(a)[:, [2, 0, 1]])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_both_ways_of_halving_are_the_adjoint_of_doubling(size):
+    values = noise(size)[:, :1]
+    small = halved(values)
+    torch.testing.assert_close(halved_by_convolution(values), small)
+    other = noise(small.shape[-2:], 3)[:, :1]
+    assert 4 * float((small * other).sum()) == pytest.approx(float((values * doubled(other, size)).sum()))
 
 
 def test_a_pixel_reaches_as_far_as_is_declared_and_no_further():

@@ -27,7 +27,7 @@ SHARP = 0.5  # weight of the image itself
 BLURS = (0.15, 0.2, 0.3)  # and of its blurs, on pictures a half, a quarter, ... as long
 GRID = 2 ** len(BLURS)  # px: the broadest blur is computed on a picture so many times as short
 REACH = 3 * (GRID - 1)  # px
-TAPS = (0.125, 0.375, 0.375, 0.125)  # of a halving; the adjoint, times two, of linear interpolation
+TAPS = (0.125, 0.375, 0.375, 0.125)  # of a halving; the adjoint of linear interpolation, over 2
 
 
 def unchanged(values: Tensor) -> Tensor:
@@ -55,13 +55,23 @@ def broaden(values: Tensor) -> None:
 
 def blurred(values: Tensor, weights: tuple[float, ...]) -> Tensor:
     """Weighted sum of the blurs of (1, 1, H, W), the narrowest first."""
-    small = halved(values)
+    small = halved(values) if values.device.type == "cpu" else halved_by_convolution(values)
     broad = blurred(small, weights[1:]).add_(small, alpha=weights[0]) if weights[1:] else small.mul_(weights[0])
     return doubled(broad, values.shape[-2:])
 
 
 def halved(values: Tensor) -> Tensor:
-    """(1, 1, H, W) -> (1, 1, ceil(H / 2), ceil(W / 2)): the adjoint of `doubled`, divided by 4."""
+    """(1, 1, H, W) -> (1, 1, ceil(H / 2), ceil(W / 2)): the adjoint of `doubled`, divided by 4. Its sums have no fixed
+    order on a GPU."""
+    height, width = values.shape[-2:]
+    even = pad(values, (0, width % 2, 0, height % 2)) if height % 2 or width % 2 else values
+    whole, small = even.shape[-2:], [1, 1, even.shape[-2] // 2, even.shape[-1] // 2]
+    made: Tensor = torch.ops.aten.upsample_bilinear2d_backward(even, whole, small, False)
+    return made.mul_(0.25)
+
+
+def halved_by_convolution(values: Tensor) -> Tensor:
+    """The same, at half the speed on a CPU."""
     taps = torch.tensor(TAPS, dtype=values.dtype).to(values.device)
     rows = conv2d(bordered(values), taps.view(1, 1, 1, 4), stride=(1, 2))
     return conv2d(bordered(rows.mT).mT, taps.view(1, 1, 4, 1), stride=(2, 1))
