@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import ray.cloudpickle
 import torch
 from tiny_networks import tiny_resolved, tiny_state
 
-from parallel_nst.errors import WorkerLost
+from parallel_nst.errors import ClusterUnavailable, OutOfMemory, WorkerLost
 from parallel_nst.painting.exact import mode as exact
 from parallel_nst.painting.exact.mode import Exact
 from parallel_nst.painting.mode import Due
@@ -26,6 +26,7 @@ from parallel_nst.painting.tiles.geometry import plan_tiles
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.pool import Handed, HandedLost, RanksLost, SerialPool
+from parallel_nst.workers.ranks.meeting import Unreachable
 from parallel_nst.workers.ray import actors
 from parallel_nst.workers.ray.cluster import RayCluster
 from parallel_nst.workers.ray.pool import RayPool
@@ -132,18 +133,40 @@ class Failing:
         if ranks.rank == 1:
             if self.way == "raise":
                 raise KeyError("this")
-            os.kill(os.getpid(), signal.SIGKILL)
+            if self.way == "out of memory":
+                raise torch.OutOfMemoryError("tried to allocate")
+            if self.way != "out of reach":
+                os.kill(os.getpid(), signal.SIGKILL)
+        if self.way.endswith("out of reach"):
+            raise Unreachable("one cannot reach the other")
         ranks.gather(torch.zeros(1))
         return
         yield
 
 
-@pytest.mark.parametrize(("way", "error"), [("raise", KeyError), ("die", RanksLost)])
+@pytest.mark.parametrize(
+    ("way", "error"),
+    [
+        ("raise", KeyError),
+        ("die", RanksLost),
+        ("out of memory", OutOfMemory),
+        ("out of reach", ClusterUnavailable),
+        ("dead, therefore out of reach", RanksLost),
+    ],
+)
 def test_an_error_in_a_work_is_raised_and_a_death_is_told(pool, way, error):
     assert pool.muster(2) == 2
     with pytest.raises(error):
         list(pool.together([Failing(way), Failing(way)]))
     assert pool.muster(2) == 2
+
+
+def test_workers_that_are_not_alike_are_told_before_the_first_step(pool, monkeypatch):
+    assert pool.muster(2) == 2
+    (_, slot) = pool._slots
+    monkeypatch.setattr(slot, "station", replace(slot.station, name="other", torch="0.4.1"))
+    with pytest.raises(ClusterUnavailable, match=r"PyTorch is [^;]*, 0\.4\.1 on other \("):
+        pool.together([Failing("die"), Failing("die")]).send(None)
 
 
 class Sent:

@@ -10,7 +10,9 @@ import torch.multiprocessing as processes
 from ranks import on_ranks
 
 from parallel_nst.workers.ranks.communicator import SMALL, Alone, PeerLost, added, sum_in_order
+from parallel_nst.workers.ranks.place import CPU
 from parallel_nst.workers.ranks.processes import ProcessCommunicator
+from parallel_nst.workers.ranks.stations import station_here
 from parallel_nst.workers.ranks.threads import ThreadGroup
 
 
@@ -106,7 +108,8 @@ def in_process(rank, port, folder):
     store = dist.TCPStore("127.0.0.1", port, 3, is_master=False)
 
     def group(name, seconds):
-        return ProcessCommunicator(dist.PrefixStore(name, store), rank, 3, torch.device("cpu"), seconds)
+        station = station_here(f"127.0.0.{rank + 1}", CPU)  # as if on machines of their own
+        return ProcessCommunicator(dist.PrefixStore(name, store), rank, 3, station, CPU, seconds)
 
     def lost(call):
         with pytest.raises(PeerLost) as error:

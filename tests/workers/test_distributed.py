@@ -8,11 +8,13 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 from tiny_networks import LAYERS, tiny_backbone
 
+from parallel_nst.errors import ClusterUnavailable
 from parallel_nst.training.cyclegan import CycleGAN
 from parallel_nst.training.feedforward import Feedforward
 from parallel_nst.training.settings import CycleSettings, FeedforwardSettings
-from parallel_nst.workers.ranks.group import mean_of_ranks, place_in_group
+from parallel_nst.workers.ranks.group import check_group, mean_of_ranks, place_in_group
 from parallel_nst.workers.ranks.place import Place
+from parallel_nst.workers.ranks.stations import station_here
 
 RANKS = 2
 SIDE = 32
@@ -65,9 +67,13 @@ def one_rank(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=RANKS)
     place = place_in_group()
+    with pytest.raises(ClusterUnavailable) as differing:
+        check_group(station_here(f"127.0.0.{rank}", torch.device("cpu" if rank else "cuda")))
+    check_group(station_here("127.0.0.1", place.device))
     found = {case: gradients(case, place) for case in CASES}
     mean = mean_of_ranks(torch.tensor([float(rank), 1.0]))
-    torch.save({"gradients": found, "mean": mean, "met": place.meet(rank)}, Path(folder) / f"{rank}.pt")
+    results = {"gradients": found, "mean": mean, "met": place.meet(rank), "differing": str(differing.value)}
+    torch.save(results, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -103,3 +109,8 @@ def test_means_are_of_all_ranks(results):
     for result in results:
         assert result["mean"].tolist() == [0.5, 1.0]
         assert result["met"] == 0.5
+
+
+def test_a_group_that_is_not_alike_is_told_on_all_ranks(results):
+    (line,) = {result["differing"] for result in results}
+    assert "device is cuda on " in line and "(127.0.0.0), cpu on " in line

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from parallel_nst.workers.ranks.place import CPU, Place
+from parallel_nst.workers.ranks.stations import Station, check_alike
 
 
 def place_in_group(device: torch.device = CPU) -> Place:
@@ -16,6 +17,13 @@ def place_in_group(device: torch.device = CPU) -> Place:
     device: of this process. Gradients are averaged over the ranks while they are computed.
     """
     return Place(dist.get_rank(), dist.get_world_size(), device, lambda module: wrapped(module, device), mean_of_ranks)
+
+
+def check_group(own: Station) -> None:
+    """ClusterUnavailable, on all ranks of the default group, where they are not alike. own: this rank's station."""
+    stations: list[Station] = [own] * dist.get_world_size()
+    dist.all_gather_object(stations, own)
+    check_alike(stations)
 
 
 def wrapped(module: nn.Module, device: torch.device) -> nn.Module:

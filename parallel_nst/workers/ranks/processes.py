@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import timedelta
 
 import torch
@@ -11,25 +10,26 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from parallel_nst.workers.ranks.communicator import PeerLost
-
-MEET_SECONDS = 60.0  # within which all ranks must have come to the store
+from parallel_nst.workers.ranks.meeting import lost_peers, meet
+from parallel_nst.workers.ranks.stations import Station
 
 
 class ProcessCommunicator:
     """As `Communicator`, over the default group of `torch.distributed`, which this opens and closes.
 
-    store: where the ranks find each other; each group needs keys of its own there. device: of this rank's tensors,
-    which chooses the backend. seconds: how long a rank waits for another one.
+    store: where the ranks find each other; each group needs keys of its own there. station: of this rank. device: of
+    its tensors, which chooses the backend. seconds: how long a rank waits for another one. `Unreachable` where machines
+    do not reach each other.
     """
 
-    def __init__(self, store: Store, rank: int, size: int, device: torch.device, seconds: float) -> None:
+    def __init__(
+        self, store: Store, rank: int, size: int, station: Station, device: torch.device, seconds: float
+    ) -> None:
         self.rank, self.size = rank, size
         self._device = device
         backend = "nccl" if device.type == "cuda" else "gloo"
+        meet(store, rank, size, station)
         with lost_peers():
-            store.set(f"here/{rank}", "")
-            store.wait([f"here/{peer}" for peer in range(size)], timedelta(seconds=MEET_SECONDS))
             dist.init_process_group(
                 backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=seconds)
             )
@@ -52,12 +52,3 @@ class ProcessCommunicator:
         """Leave the group, without waiting for the others."""
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-@contextmanager
-def lost_peers() -> Iterator[None]:
-    """PeerLost for what `torch.distributed` raises when a peer is gone or silent, in one line."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise PeerLost(str(error).strip().splitlines()[0]) from None

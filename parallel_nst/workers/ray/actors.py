@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,9 @@ import ray
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from parallel_nst.workers.pool import Handed, RankWork
+from parallel_nst.workers.ranks.meeting import reached_store
 from parallel_nst.workers.ranks.processes import ProcessCommunicator
+from parallel_nst.workers.ranks.stations import Station, station_here
 from parallel_nst.workers.ray.interface import choose_interface
 from parallel_nst.workers.ray.lifeline import CONNECTION
 from parallel_nst.workers.worker import Progress, Task, Worker, WorkerSpec
@@ -45,11 +46,12 @@ class RayWorker:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._worker = Worker(spec)
+        self._station = station_here(ray.util.get_node_ip_address(), self._worker.device)
         self._store: TCPStore | None = None
 
-    def ready(self) -> int:
-        """Process id, once the constructor has run."""
-        return os.getpid()
+    def ready(self) -> Station:
+        """Where it is and what it runs, once the constructor has run."""
+        return self._station
 
     @ray.method(concurrency_group=SIGNS)
     def sign_of_life(self) -> None:
@@ -68,8 +70,8 @@ class RayWorker:
         two that announce it, so that it can be kept without being read."""
         choose_interface()
         self._worker.set_threads(self._worker.spec.threads)
-        store = TCPStore(*meeting, is_master=False)
-        ranks = ProcessCommunicator(store, rank, size, self._worker.device, GROUP_SECONDS)
+        store = reached_store(meeting, self._station)
+        ranks = ProcessCommunicator(store, rank, size, self._station, self._worker.device, GROUP_SECONDS)
         try:
             with self._worker.memory_errors():
                 events = work.run(self._worker, ranks)
@@ -152,12 +154,14 @@ class Slot:
     """A place for one worker.
 
     actor: who fills it, None at first and when it was dismissed. starting: reference that is ready once the actor is
-    up; None: it is. since: when it was called. pulse: of it. failures: constructors that failed, one after the other.
-    jobs: what the actor was given and has not finished, by stream of messages, in the order in which it runs them.
+    up; None: it is. station: of an actor that is up. since: when it was called. pulse: of it. failures: constructors
+    that failed, one after the other. jobs: what the actor was given and has not finished, by stream of messages, in the
+    order in which it runs them.
     """
 
     actor: Any = None
     starting: Any = None
+    station: Station | None = None
     pulse: Pulse = field(default_factory=Pulse)
     since: float = 0.0
     failures: int = 0

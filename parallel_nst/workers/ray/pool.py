@@ -299,7 +299,7 @@ class RayPool(Pool):
         slot = next(slot for slot in self._slots if slot.starting == reference)
         slot.starting = None
         try:
-            ray.get(reference)
+            slot.station = ray.get(reference)
         except RayError as error:
             slot.dismiss()
             slot.failures += 1

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 
+from parallel_nst.errors import ClusterUnavailable, OutOfMemory, WorkerLost
 from parallel_nst.workers.pool import Events, Handed, HandedLost, RanksLost, RankWork
 from parallel_nst.workers.ranks.communicator import PeerLost
+from parallel_nst.workers.ranks.meeting import Unreachable
+from parallel_nst.workers.ranks.stations import check_alike, station_here
 from parallel_nst.workers.ray.actors import Announced, Slot, TaskFinished, hung
 from parallel_nst.workers.ray.cluster import first_line
 from parallel_nst.workers.ray.lifeline import CONNECTION, in_use
@@ -37,17 +41,20 @@ class Rank:
 
 
 class RankRun:
-    """Works done by the actors of as many slots. An actor that is lost is dismissed; the pool fills its slot again."""
+    """Works done by the actors of as many slots, which are up. An actor that is lost is dismissed; the pool fills its
+    slot again. ClusterUnavailable where the machines do not go together."""
 
     def __init__(self, slots: Sequence[Slot], works: Sequence[RankWork], device: str) -> None:
         self._device = device
         self._results: dict[int, Any] = {}
-        self._reason: str | None = None  # why a rank was lost
+        self._reason: WorkerLost | OutOfMemory | None = None  # why a rank was lost
+        self._unreachable: str | None = None  # who cannot reach whom, and perhaps never could
         self._broken: str | None = None  # what another one saw of it
         self._lost_values: str | None = None  # what became of values that were kept for the ranks
         self._error: BaseException | None = None  # of the work itself
         self._failed = float("inf")  # when the first of these happened
         self._ranks: list[Rank] = []
+        check_together(slots)
         try:
             meeting = ray.get(slots[0].actor.open_store.remote(), timeout=MEET_SECONDS)
         except (*LOST, GetTimeoutError) as error:
@@ -63,8 +70,9 @@ class RankRun:
             raise
 
     def events(self) -> Events:
-        """What they tell, until all have ended; then their results. RanksLost when one is lost; an error of the work is
-        raised as it is."""
+        """What they tell, until all have ended; then their results. RanksLost when one is lost, OutOfMemory when it was
+        for its memory, ClusterUnavailable when all live and do not reach each other; an error of the work is raised as
+        it is."""
         try:
             while any(rank.stream for rank in self._ranks):
                 with in_use():
@@ -74,13 +82,23 @@ class RankRun:
             for rank in self._ranks:
                 if rank.stream:
                     rank.slot.dismiss()
+        self._raise()
+        return [self._results[number] for number in range(len(self._ranks))]
+
+    def _raise(self) -> None:
+        """What has gone wrong, if anything has: what explains the rest comes first."""
         if self._error is not None:
             raise self._error
         if self._lost_values is not None:
             raise HandedLost(self._lost_values)
-        if self._reason or self._broken:
-            raise RanksLost(self._reason or f"workers no longer reach each other ({self._broken})")
-        return [self._results[number] for number in range(len(self._ranks))]
+        if isinstance(self._reason, OutOfMemory):
+            raise self._reason
+        if self._reason is not None:
+            raise RanksLost(str(self._reason))
+        if self._unreachable is not None:
+            raise ClusterUnavailable(self._unreachable)
+        if self._broken is not None:
+            raise RanksLost(f"workers no longer reach each other ({self._broken})")
 
     def _listen(self) -> list[tuple[int, Any]]:
         """What they have told meanwhile."""
@@ -104,7 +122,9 @@ class RankRun:
         except RayTaskError as error:
             rank.stream = None
             cause = cause_of(error)
-            if isinstance(cause, PeerLost):
+            if isinstance(cause, Unreachable):
+                self._unreachable = str(cause)
+            elif isinstance(cause, PeerLost):
                 self._broken = self._broken or str(cause)
             elif isinstance(cause, ObjectLostError | HandedLost):
                 self._lost_values = first_line(cause)
@@ -113,7 +133,8 @@ class RankRun:
                 self._error = self._error or cause
             self._failed = min(self._failed, time.monotonic())
         except LOST as error:
-            self._lose(rank, str(reason_of(error, self._device)))
+            self._reason = self._reason or reason_of(error, self._device)
+            self._lose(rank)
         else:
             yield from self._heard(rank, message)
 
@@ -134,12 +155,21 @@ class RankRun:
         now = time.monotonic()
         for rank in [rank for rank in self._ranks if rank.stream]:
             if rank.slot.pulse.stopped(rank.slot.actor):
-                self._lose(rank, hung())
-            if rank.stream and now - self._failed > GRACE_SECONDS:
-                self._lose(rank, "a worker did not end when another was lost")
+                self._reason = self._reason or WorkerLost(hung())
+                self._lose(rank)
+            elif now - self._failed > GRACE_SECONDS:
+                self._broken = self._broken or "a worker did not end when another was lost"
+                self._lose(rank)
 
-    def _lose(self, rank: Rank, reason: str) -> None:
+    def _lose(self, rank: Rank) -> None:
         rank.stream = None
         rank.slot.dismiss()
-        self._reason = self._reason or reason
         self._failed = min(self._failed, time.monotonic())
+
+
+def check_together(slots: Sequence[Slot]) -> None:
+    """ClusterUnavailable, in one line, where the workers of these slots, or this program, are not alike; its own device
+    may be another one."""
+    stations = [slot.station for slot in slots if slot.station is not None]
+    if stations:
+        check_alike([station_here(ray.util.get_node_ip_address(), torch.device(stations[0].device)), *stations])

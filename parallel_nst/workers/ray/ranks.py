@@ -37,8 +37,9 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from parallel_nst.errors import ClusterUnavailable, OutOfMemory, PnstError, WorkerLost
 from parallel_nst.workers.crew import Crew
-from parallel_nst.workers.ranks.group import place_in_group
+from parallel_nst.workers.ranks.group import check_group, place_in_group
 from parallel_nst.workers.ranks.place import CPU, Place
+from parallel_nst.workers.ranks.stations import station_here
 from parallel_nst.workers.ray.cluster import RayCluster, end_program, first_line, last_line
 from parallel_nst.workers.ray.interface import choose_interface
 from parallel_nst.workers.ray.messages import Began, Line, Mailbox, Message, News, RankFailed, RankFinished, Teller
@@ -203,6 +204,7 @@ def run_rank(config: dict[str, Any]) -> None:
     if place.rank == 0:
         teller.tell(Began())
     try:
+        check_group(station_here(ray.util.get_node_ip_address(), place.device))
         work: Work = ray.get(config["work"])
         result = work(place, teller.status, teller.line)
     except Exception as error:
