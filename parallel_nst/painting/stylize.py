@@ -126,13 +126,13 @@ def paint(
     blending, notes = 0.0, list[str]()
     for number in range(first, len(plans)):
         plan = plans[number]
-        mode = mode_of(plan, scale_of(sources, plan, resolved, pool, powers), resolved, pool)
+        mode = mode_of(plan, scale_of(sources, plan, resolved, pool, powers), resolved, pool, budget)
         states = ScaleRun(plans, number, callbacks or RunCallbacks()).states(mode, begun(mode, before))
         del before  # what the scale begins with belongs to it, so that it goes with the first step
         before = mode.result(last(states))
         blending += before.blend_seconds
-        if before.setbacks:
-            notes.append(f"scale {number + 1} of {len(plans)}: {setback_note(before.setbacks, plan, resolved.recipe)}")
+        said = [setback_note(before.setbacks, plan, resolved.recipe)] if before.setbacks else []
+        notes += [f"scale {number + 1} of {len(plans)}: {note}" for note in (*before.notes, *said)]
     assert isinstance(before, ScaleResult)
     image, loss = before.image.picture().astype(np.float32, copy=False), before.loss
     del before, mode, states  # the workers' parts, and all that the scale held, before more is made of the picture
@@ -165,10 +165,12 @@ def beginning(sources: SourcePictures, recipe: Recipe, plan: ScalePlan, spec: Wo
     return ScaleResult(Framed(image.picture().astype(np.float64)) if spec.dtype == "float64" else image, math.nan)
 
 
-def mode_of(plan: ScalePlan, scale: Scale, resolved: ResolvedRecipe, pool: Pool) -> Mode[Any]:
-    """How a scale is painted."""
+def mode_of(
+    plan: ScalePlan, scale: Scale, resolved: ResolvedRecipe, pool: Pool, budget: Budget | None = None
+) -> Mode[Any]:
+    """How a scale is painted. budget: what exact tiles were cut for."""
     if plan.exact:
-        return Exact(scale, resolved, pool)
+        return Exact(scale, resolved, pool, budget)
     return (Synchronised if resolved.recipe.tiling.sync_every else Unsynchronised)(scale, resolved, pool)
 
 
@@ -240,7 +242,7 @@ def whole_loss(content: Picture, style: Picture, generated: Picture, recipe: Rec
     budget = budget_for(sources, resolved, backbone, pool.spec, pool.size, worker_memory(pool))
     plan = plan_scales(content.size, style.size, resolved, budget)[-1]
     scale = scale_of(sources, plan, resolved, pool, content_powers(content, resolved, pool))
-    mode = Exact(replace(scale, steps=0), resolved, pool)
+    mode = Exact(replace(scale, steps=0), resolved, pool, budget)
     start = mode.start(framed(generated.pixels, plan.size).whole)
     return mode.result(last(ScaleRun([replace(plan, steps=0)], 0, RunCallbacks()).states(mode, start))).loss
 

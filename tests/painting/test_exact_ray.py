@@ -14,20 +14,24 @@ import psutil
 import pytest
 import ray.cloudpickle
 import torch
-from tiny_networks import tiny_resolved, tiny_state
+from tiny_networks import LAYERS, tiny_backbone, tiny_resolved, tiny_state
 
 from parallel_nst.errors import ClusterUnavailable, OutOfMemory, WorkerLost
+from parallel_nst.painting.exact import attempts
 from parallel_nst.painting.exact import mode as exact
 from parallel_nst.painting.exact.mode import Exact
 from parallel_nst.painting.mode import Due
+from parallel_nst.painting.planning import cuts
+from parallel_nst.painting.planning.profile import profile
 from parallel_nst.painting.planning.scales import Framed, Scale
+from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.style_targets import measured_style
 from parallel_nst.painting.tiles.geometry import plan_tiles
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.crew import Crew
 from parallel_nst.workers.pool import Handed, HandedLost, RanksLost, SerialPool
 from parallel_nst.workers.ranks.meeting import Unreachable
-from parallel_nst.workers.ray import actors
+from parallel_nst.workers.ray import actors, rank_run
 from parallel_nst.workers.ray.cluster import RayCluster
 from parallel_nst.workers.ray.pool import RayPool
 from parallel_nst.workers.worker import WorkerSpec
@@ -58,14 +62,14 @@ def impatient(monkeypatch):
     monkeypatch.setattr(actors, "HUNG_SECONDS", 10.0)
 
 
-def painted(pool, on_step=lambda step: None, due=None, seen=None):
+def painted(pool, on_step=lambda step: None, due=None, seen=None, budget=None):
     rng = np.random.default_rng(0)
     content, style = (Framed(rng.random((40, 50, 3), np.float32)) for _ in range(2))
     resolved = tiny_resolved(Recipe())
     layer = resolved.deepest
     tiles = plan_tiles(*content.size, (2, 3), halo=layer.margin, align=layer.stride)
     targets = measured_style(style, resolved, SerialPool(SPEC))
-    mode = Exact(Scale(content, targets, STEPS, tiles), resolved, pool)
+    mode = Exact(Scale(content, targets, STEPS, tiles), resolved, pool, budget)
     (*states, end) = mode.states(mode.start(content.whole), lambda _, progress: on_step(progress.step), due or Due())
     if seen is not None:
         seen += [*states, end]
@@ -121,6 +125,27 @@ def test_a_worker_that_hangs_is_replaced(pool, expected):
     assert same(painted(pool, stop), expected)
     assert any("no sign of life" in note for note in pool.notes)
     assert not any(process.status() == psutil.STATUS_STOPPED for process in workers())
+
+
+def test_where_a_worker_is_stopped_for_its_memory_all_go_on_in_finer_tiles(pool, expected, monkeypatch):
+    def stopped(error, device):
+        return OutOfMemory("a worker was stopped by Ray: its memory does not suffice")
+
+    monkeypatch.setattr(rank_run, "reason_of", stopped)
+    monkeypatch.setattr(cuts, "SMALLEST_CORE", 8)
+    costs = profile(tiny_backbone(torch.float32), LAYERS.style, LAYERS.content, torch.float32)
+    steps = []
+
+    def kill(step):
+        steps.append(step)
+        if step == 15:
+            workers()[1].send_signal(signal.SIGKILL)
+
+    result = painted(pool, kill, budget=Budget(2, 1 << 40, costs))
+    (note,) = result.notes
+    assert note.startswith("a worker was stopped by Ray: its memory does not suffice; it went on from step 10 in ")
+    assert steps == list(range(1, STEPS + 1))
+    assert result.loss == pytest.approx(expected.loss, rel=0.05)  # rounding, enlarged by L-BFGS
 
 
 @dataclass(frozen=True)
@@ -202,7 +227,7 @@ def test_a_rank_that_ends_before_it_has_handed_out_what_it_announced_is_told(poo
 
 
 def test_workers_that_are_lost_again_and_again_are_given_up(pool, monkeypatch):
-    monkeypatch.setattr(exact, "MAX_LOSSES", 1)
+    monkeypatch.setattr(attempts, "MAX_LOSSES", 1)
     monkeypatch.setattr(exact, "KEEP_EVERY", STEPS)
 
     class Deadly(Exact):

@@ -1,5 +1,5 @@
 """A picture painted as one objective, seen from the program that has the workers: it hands out the picture, listens,
-and collects; if a worker is lost, it lets all go on from what they have kept."""
+and collects; if a worker is lost, or its memory does not suffice, it lets all go on from what they have kept."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from parallel_nst.errors import WorkerLost
-from parallel_nst.files.size import Size
-from parallel_nst.painting.exact.kept import Kept, kept_in, snapshot_of
-from parallel_nst.painting.exact.parts import InParts, Part, Resampling
+from parallel_nst.errors import OutOfMemory
+from parallel_nst.painting.exact.attempts import Attempts
+from parallel_nst.painting.exact.kept import Kept, kept_in
+from parallel_nst.painting.exact.parts import InParts, Part
 from parallel_nst.painting.exact.preview import PreviewPart, Reduction
-from parallel_nst.painting.exact.rank import Carried, Course, End, KeptHere, Numbers, PaintShard, Preview
+from parallel_nst.painting.exact.rank import Course, End, KeptHere, PaintShard, Preview
+from parallel_nst.painting.exact.state import ExactState, Learnt
 from parallel_nst.painting.mode import Due, Report
 from parallel_nst.painting.planning.scales import (
     InOnePiece,
@@ -25,83 +26,28 @@ from parallel_nst.painting.planning.scales import (
     enlarged,
     unframed_size,
 )
+from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import Snapshot
 from parallel_nst.painting.tiles.ownership import Ownership, Shard, deal
-from parallel_nst.workers.pool import Events, Handed, HandedLost, Pool, RanksLost, Shared
+from parallel_nst.workers.pool import Events, Handed, Pool, RanksLost, Shared
 from parallel_nst.workers.worker import Progress
 
 KEEP_EVERY = 10  # steps after which ranks that may die keep what is needed to go on: about 2 % of their time
-MAX_LOSSES = 3  # of workers without anything new being kept in between, after which a run is given up
-
-
-@dataclass(frozen=True)
-class Learnt:
-    """What an optimiser has learnt over a framed picture of `size`, for the next scale."""
-
-    parts: Sequence[Part]
-    numbers: Numbers
-    size: Size
-
-    def at(self, size: Size) -> Carried:
-        """For a framed picture of this size."""
-        return Carried(self.parts, self.numbers, Resampling.of_framed(self.size, size))
-
-
-@dataclass(frozen=True, eq=False)
-class ExactState:
-    """Where the optimisation of a picture in so many tiles stands. See `ScaleState`.
-
-    first: the first image, None to make it of what the scale before has left, which is `carried`. before:
-    the image of that scale, held here where workers that have its parts may die. shown: the picture, small, and kept:
-    all that is needed to go on from here, where they are due. end: what came of it, after the last step.
-    """
-
-    step: int
-    tiles: int
-    first: PaintedImage | None = None
-    carried: Carried | None = None
-    before: np.ndarray | None = None
-    shown: np.ndarray | None = None
-    kept: Kept | None = None
-    end: ScaleResult | None = None
-
-    @property
-    def done(self) -> Sequence[int]:
-        return [self.step] * self.tiles
-
-    def after(self, kept: Kept | None) -> ExactState:
-        """The first state that goes on from what was kept; this one if nothing was."""
-        return ExactState(kept.step, self.tiles, kept=kept) if kept else self
-
-    def without_carried(self, size: Size, lost: HandedLost) -> ExactState:
-        """The first image alone, where what was carried to this scale is lost. size: of the framed picture. WorkerLost
-        where it is a run that goes on whose picture is lost."""
-        if self.kept is not None:
-            raise WorkerLost(f"{lost}, and with it the picture so far; --resume goes on from the last checkpoint")
-        first = self.first if self.before is None else InOnePiece(enlarged(self.before, unframed_size(size)))
-        return replace(self, first=first, before=None, carried=None)
-
-    def preview(self) -> np.ndarray:
-        assert self.shown is not None, "no preview was due"
-        return self.shown
-
-    def snapshot(self, scale: int) -> Snapshot:
-        assert self.kept is not None, "no snapshot was due"
-        try:
-            return snapshot_of(self.kept, scale)
-        except HandedLost as lost:
-            raise WorkerLost(f"no checkpoint could be written: {lost}; --resume goes on from the one before") from None
 
 
 @dataclass(frozen=True)
 class Exact:
     """See `Mode`. On as many ranks as there are workers; the bits depend neither on their number nor on what becomes of
-    them."""
+    them.
+
+    budget: what the scale was cut for; None: it cannot be cut finer where the memory does not suffice.
+    """
 
     scale: Scale
     resolved: ResolvedRecipe
     pool: Pool
+    budget: Budget | None = None
 
     def start(self, pixels: np.ndarray, carried: Learnt | None = None) -> ExactState:
         learnt = carried.at(self.scale.content.size) if carried else None
@@ -122,36 +68,31 @@ class Exact:
         return ExactState(kept.step, len(self.scale.tiles), kept=kept)
 
     def states(self, start: ExactState, report: Report, due: Due) -> Iterator[ExactState]:
-        """As `Mode.states`. WorkerLost when workers die again and again."""
-        hearing, losses = Hearing(self.scale, report, due, start.step), 0
-        first: ExactState | None = start if self.pool.mortal else None
-        again: ExactState | None = start  # where to begin if a worker is lost
+        """As `Mode.states`. WorkerLost when workers die again and again; OutOfMemory when no tiles are small enough."""
+        hearing = Hearing(self.scale, report, due, start.step)
+        attempts = Attempts(start, self.scale, self.resolved, self.pool, self.budget)
         del start
-        while again is not None:
-            ownership = deal(self.scale.tiles, [1.0] * self.pool.muster(len(self.scale.tiles)))
+        while True:
+            scale = attempts.scale
+            ownership = deal(scale.tiles, [1.0] * self.pool.muster(len(scale.tiles)))
             hearing.begin(ownership)
-            events = self.pool.together(self._works(again, ownership, due))
-            again = again if self.pool.mortal else None  # nobody needs the first image any longer
+            events = self.pool.together(self._works(scale, attempts.handed_out(), ownership, due))
             try:
                 for state in hearing.states(events):
-                    again = again and again.after(hearing.kept)
+                    attempts.passed(hearing.kept)
                     yield state
                 return
+            except OutOfMemory as lack:
+                hearing.notes.append(attempts.cut_finer(lack, hearing.kept))
             except RanksLost as lost:
-                if isinstance(lost, HandedLost) and again is first:  # nothing was kept yet: what it began with is lost
-                    first = first and first.without_carried(self.scale.content.size, lost)
-                again = first if isinstance(lost, HandedLost) else again and again.after(hearing.kept)
-                losses = 1 if hearing.kept else losses + 1
-                if losses > MAX_LOSSES:
-                    raise WorkerLost(f"workers were lost {losses} times in a row: {lost}") from None
+                attempts.begin_again(lost, hearing.kept)
 
     def result(self, end: ExactState) -> ScaleResult:
         assert end.end is not None, "the scale has not come to its end"
         return end.end
 
-    def _works(self, start: ExactState, ownership: Ownership, due: Due) -> list[PaintShard]:
+    def _works(self, scale: Scale, start: ExactState, ownership: Ownership, due: Due) -> list[PaintShard]:
         """What each rank is to do, from the first image or from what was kept."""
-        scale = self.scale
         keeps = frozenset(range(KEEP_EVERY, scale.steps, KEEP_EVERY) if self.pool.mortal else ())
         return [
             PaintShard(
@@ -177,10 +118,11 @@ def own_pixels(image: PaintedImage, shard: Shard) -> dict[int, np.ndarray]:
 
 class Hearing:
     """Puts together what ranks tell, over all attempts at a scale. kept: what all of them have last handed out, in this
-    attempt."""
+    attempt. notes: what became of the attempts before, for the result."""
 
     def __init__(self, scale: Scale, report: Report, due: Due, step: int) -> None:
         self._scale, self._report, self._due = scale, report, due
+        self.notes: list[str] = []
         self._reported = self._passed = step  # the last step that was reported, and whose state was passed on
 
     def begin(self, ownership: Ownership) -> None:
@@ -252,5 +194,5 @@ class Hearing:
         parts = self._parts({rank: end.value for rank, end in self._ends.items()})
         size, end = self._ownership.size, self._ends[0].label
         if end.setback is not None:  # what the optimiser has learnt has led astray
-            return ScaleResult(InParts(parts, size), loss, setbacks=[end.setback])
-        return ScaleResult(InParts(parts, size), loss, Learnt(parts, end.numbers, size))
+            return ScaleResult(InParts(parts, size), loss, setbacks=[end.setback], notes=self.notes)
+        return ScaleResult(InParts(parts, size), loss, Learnt(parts, end.numbers, size), notes=self.notes)

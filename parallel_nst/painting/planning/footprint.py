@@ -31,8 +31,12 @@ def exact_bytes(profile: Profile, cut: Cut, kept: int, recipe: Recipe) -> int:
     halo = cut.largest_read - cut.largest_core
     work = profile.fixed + cut.largest_core * profile.peak + halo * profile.halo.peak
     tiles = cut.largest_read * (len(cut.reads) * profile.content + TILE_COPIES * PIXEL)
-    optimiser = cut.owned * image_copies(recipe) * PIXEL
-    return int(process_bytes(profile) + GRAPH_FACTOR * others + WORK_FACTOR * work + tiles + optimiser)
+    return int(held_bytes(profile, cut, recipe) + GRAPH_FACTOR * others + WORK_FACTOR * work + tiles)
+
+
+def held_bytes(profile: Profile, cut: Cut, recipe: Recipe) -> float:
+    """Memory of a worker before it computes anything: its network, and its share of the optimiser."""
+    return process_bytes(profile) + cut.owned * image_copies(recipe) * PIXEL
 
 
 def graph_bytes(profile: Profile, cut: Cut) -> float:

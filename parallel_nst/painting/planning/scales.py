@@ -147,7 +147,7 @@ class ScaleResult:
 
     loss of independent tiles is the mean over tiles, weighted by area. With targets of their own it is an upper bound
     of the style loss of the whole, because the whole's deviation is the weighted mean of the tiles' deviations.
-    setbacks: of the picture, or of some of its tiles.
+    setbacks: of the picture, or of some of its tiles. notes: what else happened, a line each.
     """
 
     image: PaintedImage
@@ -155,6 +155,7 @@ class ScaleResult:
     carried: Any = None
     blend_seconds: float = 0.0
     setbacks: Sequence[Setback] = ()
+    notes: Sequence[str] = ()
 
     @property
     def pixels(self) -> np.ndarray:
