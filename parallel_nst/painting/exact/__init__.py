@@ -21,13 +21,14 @@ pieces too, but keep only the core of each piece's gradient and so need twice th
 Bits: whatever is added over tiles is added in the order of tiles, whoever has them and whoever is first. So a picture
 has the same bits on any number of ranks, as long as the tiles, the threads of a rank and the kind of processor are the
 same; with other tiles it is the same up to rounding. Ranks decide on nothing but numbers that all of them have from
-rank 0.
+rank 0. Times decide on one thing alone: who gets how many tiles of the next scale (`pace`), never on their cut.
 
 The program that has the workers (`mode`) hands out the picture, hears losses and small previews, and collects the parts
 at the end. Ranks that may die leave, every few steps, all that is needed to go on where their death does not reach
-(`kept`); when one is lost, the others stop, tiles are dealt anew to those that are there, and all go on from there. The
-same parts make a snapshot, from which another run goes on with any number of ranks. What the optimiser has learnt goes
-to the next scale in parts as well: each rank resamples what its new cores need (`parts`).
+(`kept`); when one is lost, the others stop, tiles are dealt anew to those that are there, and all go on from there
+(`attempts`). Where the memory of one does not suffice, finer tiles are cut first (`planning.finer`). The same parts
+make a snapshot, from which another run goes on with any number of ranks. What the optimiser has learnt goes to the next
+scale in parts as well: each rank resamples what its new cores need (`parts`).
 
 The filter that gradients and moves go through (`gatys.preconditioner`) has a halo of its own (`filtered`).
 """

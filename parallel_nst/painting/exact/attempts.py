@@ -16,12 +16,12 @@ MAX_CUTS = 6  # of a scale, each in tiles that take less memory
 
 
 class Attempts:
-    """scale: as it is cut for the next attempt."""
+    """scale: as it is cut for the next attempt. speeds: of its ranks, where they are those that were measured."""
 
     def __init__(
         self, start: ExactState, scale: Scale, resolved: ResolvedRecipe, pool: Pool, budget: Budget | None
     ) -> None:
-        self.scale = scale
+        self.scale, self.speeds = scale, start.speeds
         self._resolved, self._pool, self._budget = resolved, pool, budget
         self._first = start if pool.mortal else None
         self._start: ExactState | None = start  # of the next attempt; None: nobody has any longer what it needs
@@ -46,6 +46,7 @@ class Attempts:
     def begin_again(self, lost: RanksLost, kept: Kept | None) -> None:
         """From what was kept or, if that is lost too, from what the scale began with. WorkerLost when workers are lost
         again and again."""
+        self.speeds = ()  # another worker has come
         if isinstance(lost, HandedLost):
             if self._start is self._first:  # nothing was kept yet: what it began with is lost
                 self._first = self._first and self._first.without_carried(self.scale.content.size, lost)
@@ -62,6 +63,7 @@ class Attempts:
         self._go_on_from(kept)
         if self._start is None or self._budget is None:
             raise lack
+        self.speeds = ()  # who is fast had more to hold
         self._cuts += 1
         if self._cuts > MAX_CUTS:
             raise nothing_fits(self.scale, self._resolved, self._budget) from None

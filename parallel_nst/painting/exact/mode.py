@@ -13,6 +13,7 @@ import numpy as np
 from parallel_nst.errors import OutOfMemory
 from parallel_nst.painting.exact.attempts import Attempts
 from parallel_nst.painting.exact.kept import Kept, kept_in
+from parallel_nst.painting.exact.pace import dealt_by_speed
 from parallel_nst.painting.exact.parts import InParts, Part
 from parallel_nst.painting.exact.preview import PreviewPart, Reduction
 from parallel_nst.painting.exact.rank import Course, End, KeptHere, PaintShard, Preview
@@ -29,7 +30,7 @@ from parallel_nst.painting.planning.scales import (
 from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import Snapshot
-from parallel_nst.painting.tiles.ownership import Ownership, Shard, deal
+from parallel_nst.painting.tiles.ownership import Ownership, Shard
 from parallel_nst.workers.pool import Events, Handed, Pool, RanksLost, Shared
 from parallel_nst.workers.worker import Progress
 
@@ -41,7 +42,8 @@ class Exact:
     """See `Mode`. On as many ranks as there are workers; the bits depend neither on their number nor on what becomes of
     them.
 
-    budget: what the scale was cut for; None: it cannot be cut finer where the memory does not suffice.
+    budget: what the scale was cut for; without it tiles are not cut finer where the memory does not suffice, and not
+    dealt by speed.
     """
 
     scale: Scale
@@ -50,15 +52,18 @@ class Exact:
     budget: Budget | None = None
 
     def start(self, pixels: np.ndarray, carried: Learnt | None = None) -> ExactState:
-        learnt = carried.at(self.scale.content.size) if carried else None
-        return ExactState(0, len(self.scale.tiles), InOnePiece(pixels), learnt)
+        image = InOnePiece(pixels)
+        if carried is None:
+            return ExactState(0, len(self.scale.tiles), image)
+        learnt = carried.at(self.scale.content.size)
+        return ExactState(0, len(self.scale.tiles), image, learnt, speeds=carried.speeds)
 
     def follow(self, before: ScaleResult) -> ExactState:
         """After a scale in parts, each rank makes its own part of the first image from those."""
         size = self.scale.content.size
-        if isinstance(before.carried, Learnt):
+        if isinstance(learnt := before.carried, Learnt):
             spare = before.pixels if self.pool.mortal else None
-            return ExactState(0, len(self.scale.tiles), carried=before.carried.at(size), before=spare)
+            return ExactState(0, len(self.scale.tiles), None, learnt.at(size), spare, learnt.speeds)
         if before.image.size == size:
             return ExactState(0, len(self.scale.tiles), before.image)
         return self.start(enlarged(before.pixels, unframed_size(size)))
@@ -73,8 +78,8 @@ class Exact:
         attempts = Attempts(start, self.scale, self.resolved, self.pool, self.budget)
         del start
         while True:
-            scale = attempts.scale
-            ownership = deal(scale.tiles, [1.0] * self.pool.muster(len(scale.tiles)))
+            scale, ranks = attempts.scale, self.pool.muster(len(attempts.scale.tiles))
+            ownership = dealt_by_speed(scale, ranks, attempts.speeds, self.budget, self.resolved.recipe)
             hearing.begin(ownership)
             events = self.pool.together(self._works(scale, attempts.handed_out(), ownership, due))
             try:
@@ -195,4 +200,5 @@ class Hearing:
         size, end = self._ownership.size, self._ends[0].label
         if end.setback is not None:  # what the optimiser has learnt has led astray
             return ScaleResult(InParts(parts, size), loss, setbacks=[end.setback], notes=self.notes)
-        return ScaleResult(InParts(parts, size), loss, Learnt(parts, end.numbers, size), notes=self.notes)
+        speeds = [self._ends[rank].label.speed for rank in range(self._ownership.ranks)]
+        return ScaleResult(InParts(parts, size), loss, Learnt(parts, end.numbers, size, speeds), notes=self.notes)

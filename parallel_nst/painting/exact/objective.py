@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from parallel_nst.painting.exact.halo import Halo, Messages
+from parallel_nst.painting.exact.pace import Pace
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.objective import Loss, cotangents, total_loss
 from parallel_nst.painting.gatys.style import StyleTargets
@@ -37,7 +39,8 @@ class RankObjective:
     """An `Objective` over a rank's shard of the picture; all ranks evaluate at once, and all hear the same loss.
 
     kept: of how many tiles the graph is kept from the forward to the backward half of a step. The others are computed
-    once more, so that the picture may be larger than the memory.
+    once more, so that the picture may be larger than the memory. pace: of this rank's arithmetic, where there are
+    others.
     """
 
     def __init__(self, ownership: Ownership, ranks: Communicator, measure: Measure, kept: int) -> None:
@@ -45,6 +48,7 @@ class RankObjective:
         self._halo = Halo(ownership, ranks)
         self._tiles = ownership.of(ranks.rank)
         self.size = ownership.size
+        self.pace = Pace() if ranks.size > 1 else None
         self._counts: list[int] = []  # positions of each layer, and elements, of the whole picture
 
     def value(self, flat: Tensor) -> float:
@@ -63,8 +67,10 @@ class RankObjective:
         gradient = self._halo.gradient(flat)
         for tile in self._tiles:
             image, sums = graphs.pop(tile.index) if tile.index in graphs else self._graph(flat, received, tile)
-            gradient.add(tile.index, pull_back(sums, image, by))
-            del image, sums
+            with self._timed(image):
+                back = pull_back(sums, image, by)
+            gradient.add(tile.index, back)
+            del image, sums, back
         return Loss(self._agreed(loss), loss.parts), gradient.result()
 
     def _forward(
@@ -85,7 +91,11 @@ class RankObjective:
 
     def _sums(self, image: Tensor, tile: Tile) -> FeatureSums:
         measure, masks = self._measure, self._measure.masks.get(tile.index)
-        return measure_sums(measure.reader, image, measure.content[tile.index], tile, masks)
+        with self._timed(image):
+            return measure_sums(measure.reader, image, measure.content[tile.index], tile, masks)
+
+    def _timed(self, image: Tensor) -> AbstractContextManager[None]:
+        return self.pace.of(image) if self.pace else nullcontext()
 
     def _total(self, own: Iterator[FeatureSums]) -> FeatureSums:
         """The sums of the whole picture, in float64."""

@@ -62,10 +62,13 @@ class Preview:
 
 @dataclass(frozen=True)
 class End:
-    """The label of what a rank has at the end: its part of the picture, in [0, 1], and what the next scale wants."""
+    """The label of what a rank has at the end: its part of the picture, in [0, 1], and what the next scale wants.
+
+    speed: see `Pace`; 0 for a rank that is alone."""
 
     numbers: Numbers
     setback: Setback | None
+    speed: float
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,8 @@ def painted(
     best = finish(objective, iteration)
     packed = pack(iteration.state)
     vectors = {name: packed[name] for name in carried_names(packed)} | {"image": best.image}
-    yield Handed(End(numbers_of(packed), setback(iteration, best)), arrays(vectors), lasting=True)
+    speed = objective.pace.speed if objective.pace else 0.0
+    yield Handed(End(numbers_of(packed), setback(iteration, best), speed), arrays(vectors), lasting=True)
     return best.loss
 
 

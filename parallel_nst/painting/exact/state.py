@@ -19,11 +19,12 @@ from parallel_nst.workers.pool import HandedLost
 
 @dataclass(frozen=True)
 class Learnt:
-    """What an optimiser has learnt over a framed picture of `size`, for the next scale."""
+    """What an optimiser has learnt over a framed picture of `size`, for the next scale. speeds: of the ranks."""
 
     parts: Sequence[Part]
     numbers: Numbers
     size: Size
+    speeds: Sequence[float] = ()
 
     def at(self, size: Size) -> Carried:
         """For a framed picture of this size."""
@@ -35,8 +36,9 @@ class ExactState:
     """Where the optimisation of a picture in so many tiles stands. See `ScaleState`.
 
     first: the first image, None to make it of what the scale before has left, which is `carried`. before: the image
-    of that scale, held here where workers that have its parts may die. shown: the picture, small, and kept: all that is
-    needed to go on from here, where they are due. end: what came of it, after the last step.
+    of that scale, held here where workers that have its parts may die. speeds: of the ranks, as they were measured at
+    that scale. shown: the picture, small, and kept: all that is needed to go on from here, where they are due. end:
+    what came of it, after the last step.
     """
 
     step: int
@@ -44,6 +46,7 @@ class ExactState:
     first: PaintedImage | None = None
     carried: Carried | None = None
     before: np.ndarray | None = None
+    speeds: Sequence[float] = ()
     shown: np.ndarray | None = None
     kept: Kept | None = None
     end: ScaleResult | None = None

@@ -113,8 +113,12 @@ def layout_of(size: Size, grid: Grid, workers: int, overlap: int, halo: int, ali
 
 
 def cut_in(reads: np.ndarray, cores: np.ndarray, workers: int) -> Cut:
-    """Of tiles, row by row, that read so many px and have cores of so many."""
-    first = dealt(reads.tolist(), [1.0] * workers)
+    """Of tiles, row by row, that read so many px and have cores of so many, for workers of one speed."""
+    return cut_dealt(reads, cores, dealt(reads.tolist(), [1.0] * workers), workers)
+
+
+def cut_dealt(reads: np.ndarray, cores: np.ndarray, first: Sequence[int], workers: int) -> Cut:
+    """The same, dealt in this way; first: see `shared_out`."""
     return Cut(
         reads=shared_out(reads, first, workers),
         largest_core=int(cores.max()),
