@@ -127,11 +127,9 @@ def test_a_worker_that_hangs_is_replaced(pool, expected):
     assert not any(process.status() == psutil.STATUS_STOPPED for process in workers())
 
 
-def test_where_a_worker_is_stopped_for_its_memory_all_go_on_in_finer_tiles(pool, expected, monkeypatch):
-    def stopped(error, device):
-        return OutOfMemory("a worker was stopped by Ray: its memory does not suffice")
-
-    monkeypatch.setattr(rank_run, "reason_of", stopped)
+def test_where_a_worker_is_killed_for_its_memory_all_go_on_in_finer_tiles(pool, expected, monkeypatch):
+    counts = iter([3, 4])  # of the system, before the scale and after the death
+    monkeypatch.setattr(rank_run, "memory_kills", lambda: next(counts, 4))
     monkeypatch.setattr(cuts, "SMALLEST_CORE", 8)
     costs = profile(tiny_backbone(torch.float32), LAYERS.style, LAYERS.content, torch.float32)
     steps = []
@@ -143,7 +141,8 @@ def test_where_a_worker_is_stopped_for_its_memory_all_go_on_in_finer_tiles(pool,
 
     result = painted(pool, kill, budget=Budget(2, 1 << 40, costs))
     (note,) = result.notes
-    assert note.startswith("a worker was stopped by Ray: its memory does not suffice; it went on from step 10 in ")
+    assert note.startswith("a worker was stopped by the system: the memory of a worker's machine does not suffice; it ")
+    assert "went on from step 10 in " in note
     assert steps == list(range(1, STEPS + 1))
     assert result.loss == pytest.approx(expected.loss, rel=0.05)  # rounding, enlarged by L-BFGS
 

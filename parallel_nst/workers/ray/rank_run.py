@@ -19,8 +19,10 @@ from parallel_nst.workers.ranks.stations import check_alike, station_here
 from parallel_nst.workers.ray.actors import Announced, Slot, TaskFinished, hung
 from parallel_nst.workers.ray.cluster import first_line
 from parallel_nst.workers.ray.lifeline import CONNECTION, in_use
+from parallel_nst.workers.ray.memory_kills import memory_kills
 from parallel_nst.workers.ray.reasons import LOST, WorkerTraceback, cause_of, reason_of
 from parallel_nst.workers.ray.shared_values import Received
+from parallel_nst.workers.worker import out_of_memory
 
 WAIT_SECONDS = 0.2  # of one call of Ray, in which Ctrl-C is not heard
 MEET_SECONDS = 60.0  # within which the first rank must have opened a store
@@ -53,6 +55,7 @@ class RankRun:
         self._lost_values: str | None = None  # what became of values that were kept for the ranks
         self._error: BaseException | None = None  # of the work itself
         self._failed = float("inf")  # when the first of these happened
+        self._kills = memory_kills()
         self._ranks: list[Rank] = []
         check_together(slots)
         try:
@@ -133,10 +136,18 @@ class RankRun:
                 self._error = self._error or cause
             self._failed = min(self._failed, time.monotonic())
         except LOST as error:
-            self._reason = self._reason or reason_of(error, self._device)
+            self._reason = self._reason or self._reason_of(error, rank.slot)
             self._lose(rank)
         else:
             yield from self._heard(rank, message)
+
+    def _reason_of(self, error: Exception, slot: Slot) -> WorkerLost | OutOfMemory:
+        """What a rank died of. Where it was on this machine, also whether the system has killed for memory since."""
+        reason = reason_of(error, self._device)
+        here = slot.station is not None and slot.station.address == ray.util.get_node_ip_address()
+        if isinstance(reason, OutOfMemory) or not here or memory_kills() == self._kills:
+            return reason
+        return OutOfMemory(f"a worker was stopped by the system: {out_of_memory('cpu')}")
 
     def _heard(self, rank: Rank, message: Any) -> Iterator[tuple[int, Any]]:
         if isinstance(message, TaskFinished):
