@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import traceback
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,12 +118,14 @@ class Worker:
 
     @contextmanager
     def memory_errors(self) -> Iterator[None]:
-        """OutOfMemory, in one line, where something takes more memory than there is."""
+        """OutOfMemory, in one line, where something takes more memory than there is. What that has held is let go of:
+        whoever keeps an error, as Ray does for a while, keeps all that was there."""
         try:
             yield
         except (MemoryError, RuntimeError) as error:
             if not lacks_memory(error):
                 raise
+            traceback.clear_frames(error.__traceback__)
             raise OutOfMemory(f"{out_of_memory(self.spec.device)}; {SMALLER}") from error
 
     def free_memory(self) -> int:
@@ -142,7 +145,9 @@ class FreeMemory:
 
 def lacks_memory(error: Exception) -> bool:
     """Whether this is how Python or PyTorch says that memory does not suffice."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(error)
+    message = str(error)
+    told = "DefaultCPUAllocator: " in message or message == "could not create a primitive"  # the second by oneDNN
+    return told or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def out_of_memory(device: str) -> str:

@@ -1,5 +1,6 @@
 """Where a worker's memory does not suffice for the tiles that were planned: finer ones, and the same picture."""
 
+import gc
 from dataclasses import replace
 
 import numpy as np
@@ -8,15 +9,16 @@ import torch
 from tiny_networks import LAYERS, tiny_backbone, tiny_resolved, tiny_state
 
 from parallel_nst.errors import OutOfMemory
+from parallel_nst.files.size import Size
 from parallel_nst.painting.exact import mode as exact
 from parallel_nst.painting.exact import objective
 from parallel_nst.painting.exact.mode import Exact
 from parallel_nst.painting.mode import Due
 from parallel_nst.painting.planning import cuts
-from parallel_nst.painting.planning.finer import cut_of, finer, grid_in
+from parallel_nst.painting.planning.finer import cut_of, finer, grid_in, nothing_fits
 from parallel_nst.painting.planning.footprint import exact_bytes, held_bytes
 from parallel_nst.painting.planning.profile import profile
-from parallel_nst.painting.planning.scales import Framed, Scale
+from parallel_nst.painting.planning.scales import FRAME, Framed, Scale
 from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.style_targets import measured_style
 from parallel_nst.painting.tiles.geometry import plan_tiles
@@ -141,6 +143,36 @@ def test_where_no_tiles_are_small_enough_a_line_says_what_would_fit(narrow, rank
         painted(pool_of(ranks, mortal=True), scale((1, ranks)), budget(ranks))
     assert str(error.value).startswith("the memory of a worker does not suffice for 150x110 px, nor in ")
     assert "; give more workers, or a " in str(error.value) and "\n" not in str(error.value)
+
+
+def graphs():
+    """Tensors that are alive and can be differentiated."""
+    return {id(one) for one in gc.get_objects() if type(one) is torch.Tensor and one.grad_fn is not None}
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_error_keeps_nothing_of_what_was_computed(narrow, ranks):
+    """Or whoever keeps it for a while has no room for another try."""
+    narrow(4000, 5)
+    gc.collect()
+    before = graphs()
+    with pytest.raises(OutOfMemory) as error:
+        painted(pool_of(ranks, mortal=False), scale((2, 2), kept=4), budget(ranks))
+    assert error.value.__cause__ is not None
+    assert graphs() <= before
+
+
+@pytest.mark.parametrize(("side", "says"), [(90, "give more workers, or a smaller size"), (9000, "a size of about ")])
+def test_what_would_fit_is_said_as_far_as_it_is_known(monkeypatch, side, says):
+    monkeypatch.setattr(cuts, "SMALLEST_CORE", 128)
+    size = Size(side + 2 * FRAME, side + 2 * FRAME)
+    content = Framed(np.broadcast_to(np.zeros(1), (side, side, 3)))
+    tiles = plan_tiles(*size, (2, 2), halo=RESOLVED.deepest.margin, align=RESOLVED.deepest.stride)
+    line = str(nothing_fits(Scale(content, None, STEPS, tiles), RESOLVED, budget()))
+    assert line.startswith(f"the memory of a worker does not suffice for {size} px, nor in 4 tiles; ") and says in line
+    if side == 9000:
+        fits = int(line.split()[-2].split("x")[0])
+        assert side / 4 < fits < side
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -136,7 +136,15 @@ def test_a_pool_closes_itself_whatever_happens() -> None:
 CPU_MEMORY = "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried\nto allocate"
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError(CPU_MEMORY), torch.OutOfMemoryError("CUDA out of\n...")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError(CPU_MEMORY),
+        RuntimeError("could not create a primitive"),
+        torch.OutOfMemoryError("CUDA out of\n..."),
+    ],
+)
 def test_memory_that_does_not_suffice_is_one_line_that_says_what_to_do(error: Exception) -> None:
     with pytest.raises(OutOfMemory, match=r"^the memory of a worker's machine does not suffice; give more [^\n]+$"):
         only(SerialPool(SPEC).map([Fail(error)]))

@@ -105,7 +105,7 @@ class RankObjective:
         def numbers() -> Iterator[Tensor]:
             for sums in own:
                 counts.append(torch.tensor([*sums.positions.values(), sums.elements], dtype=torch.float64))
-                kinds[:] = [sums]
+                kinds[:] = [sums.to(sums.variation.device)]  # without its graph
                 yield torch.cat([value.detach().reshape(-1) for value in sums.tensors])
 
         total = sum_in_order(self._ranks, numbers(), self._ownership.counts)

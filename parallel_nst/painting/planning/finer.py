@@ -34,14 +34,14 @@ def finer(scale: Scale, resolved: ResolvedRecipe, budget: Budget) -> Scale:
 
 
 def nothing_fits(scale: Scale, resolved: ResolvedRecipe, budget: Budget) -> OutOfMemory:
-    """What is said where even the tiles that a scale has take too much, and no others will do."""
-    less = replace(budget, memory=reduced(scale, resolved, budget, SHARES[-1]))
-    largest = largest_picture(scale.content.size, less, resolved.recipe, resolved.deepest)
-    smaller = f"a size below {largest} px" if largest else "a smaller size"
-    return OutOfMemory(
-        f"the memory of a worker does not suffice for {scale.content.size} px, nor in {len(scale.tiles)} tiles; "
-        f"give more workers, or {smaller}"
-    )
+    """What is said where even the tiles that a scale has take too much, and no others will do: a picture that takes
+    half as much would fit, as far as can be known."""
+    size, cut = scale.content.size, cut_of(scale, resolved, budget.workers)
+    half = replace(budget, memory=exact_bytes(budget.profile, cut, scale.kept, resolved.recipe) // 2)
+    largest = largest_picture(size, half, resolved.recipe, resolved.deepest)
+    what = f"the memory of a worker does not suffice for {size} px, nor in {len(scale.tiles)} tiles"
+    smaller = f"a size of about {largest} px" if largest else "a smaller size"
+    return OutOfMemory(f"{what}; give more workers, or {smaller}")
 
 
 def reduced(scale: Scale, resolved: ResolvedRecipe, budget: Budget, share: float) -> int:

@@ -134,6 +134,8 @@ class RankRun:
             else:
                 cause.__cause__ = WorkerTraceback(str(error))
                 self._error = self._error or cause
+                if isinstance(cause, OutOfMemory):
+                    rank.slot.dismiss()  # autograd keeps what was left of a backward pass as long as its thread lives
             self._failed = min(self._failed, time.monotonic())
         except LOST as error:
             self._reason = self._reason or self._reason_of(error, rank.slot)
