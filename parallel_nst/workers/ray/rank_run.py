@@ -55,9 +55,9 @@ class RankRun:
         self._lost_values: str | None = None  # what became of values that were kept for the ranks
         self._error: BaseException | None = None  # of the work itself
         self._failed = float("inf")  # when the first of these happened
-        self._kills = memory_kills()
+        self._here, self._kills = ray.util.get_node_ip_address(), memory_kills()
         self._ranks: list[Rank] = []
-        check_together(slots)
+        check_together(slots, self._here)
         try:
             meeting = ray.get(slots[0].actor.open_store.remote(), timeout=MEET_SECONDS)
         except (*LOST, GetTimeoutError) as error:
@@ -146,7 +146,7 @@ class RankRun:
     def _reason_of(self, error: Exception, slot: Slot) -> WorkerLost | OutOfMemory:
         """What a rank died of. Where it was on this machine, also whether the system has killed for memory since."""
         reason = reason_of(error, self._device)
-        here = slot.station is not None and slot.station.address == ray.util.get_node_ip_address()
+        here = slot.station is not None and slot.station.address == self._here
         if isinstance(reason, OutOfMemory) or not here or memory_kills() == self._kills:
             return reason
         return OutOfMemory(f"a worker was stopped by the system: {out_of_memory('cpu')}")
@@ -180,9 +180,9 @@ class RankRun:
         self._failed = min(self._failed, time.monotonic())
 
 
-def check_together(slots: Sequence[Slot]) -> None:
+def check_together(slots: Sequence[Slot], address: str) -> None:
     """ClusterUnavailable, in one line, where the workers of these slots, or this program, are not alike; its own device
-    may be another one."""
+    may be another one. address: of this machine."""
     stations = [slot.station for slot in slots if slot.station is not None]
     if stations:
-        check_alike([station_here(ray.util.get_node_ip_address(), torch.device(stations[0].device)), *stations])
+        check_alike([station_here(address, torch.device(stations[0].device)), *stations])
