@@ -778,7 +778,7 @@ def test_jobs_go_to_their_slots_in_order_and_to_others_when_one_is_given_up() ->
     given: defaultdict[int, list[int]] = defaultdict(list)
     for rounds in range(20):
         before = len(jobs)
-        sent, jobs = hand_out(slots, jobs, IN_FLIGHT)
+        sent, jobs = hand_out(slots, jobs, IN_FLIGHT, len(slots))
         assert len(sent) + len(jobs) == before
         assert all(len(slot.jobs) <= IN_FLIGHT for slot in slots)
         if rounds == 10:  # its own slots have run dry, slot 1 is still starting: its jobs wait
