@@ -169,7 +169,7 @@ class Growing(RayPool):
 
     def __init__(self, crew: Crew, most: int, *machines: dict[str, float]) -> None:
         self.lines: list[str] = []
-        cluster: Any = SimpleNamespace(local=False, machines=lambda: machines)
+        cluster: Any = SimpleNamespace(local=False, machines_at_once=lambda: machines)
         super().__init__(cluster, SPEC, crew, None, self.lines.append, most)
 
     def _hire(self) -> None:

@@ -192,7 +192,7 @@ class RayPool(Pool):
         if self._most <= len(self._slots) or time.monotonic() - self._looked < after:
             return
         with in_use():
-            places = sum(map(self._places_on, self._cluster.machines()))
+            places = sum(map(self._places_on, self._cluster.machines_at_once()))
         self._looked = time.monotonic()
         if (more := min(self._most, places) - len(self._slots)) > 0:
             self._slots += [Slot() for _ in range(more)]
