@@ -31,7 +31,7 @@ from parallel_nst.workers.worker import Progress, Worker, WorkerSpec
 
 GRIDS: Mapping[int, Grid] = {2: (1, 2), 4: (2, 2), 8: (2, 4), 16: (4, 4)}
 RECORDED = 6  # steps, of which the last is played
-PLAYED = 30  # times
+PLAYED = 20  # times
 REAL = 4  # steps of a picture at a time
 THREADS, PROCESSES = "threads of this process", "processes of Ray"
 
@@ -198,9 +198,9 @@ def step_rows(scene: Scene, most: int, repeats: int) -> list[list[str]]:
 
 def main() -> None:
     parser = scenes.parser(__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tasks", type=int, default=300)
-    parser.add_argument("--side", type=int, default=1024, help="of the picture, px")
+    parser.add_argument("--side", type=int, default=768, help="of the picture, px")
     options = parser.parse_args()
     side, repeats, most = options.side, options.repeats, max(GRIDS)
     if options.quick:
