@@ -29,7 +29,7 @@ MARK = "PNST_TEST_MARK"
 MACHINES = "import sys; from ray._raylet import GcsClient; print(len(GcsClient(sys.argv[1]).get_all_node_info()))"
 DEADLINE = 240.0  # seconds until which anything must have happened, on a busy machine too
 WITH_TILES = "ray::RayWorker.work_as_rank"  # title of a worker's process that paints its share of a picture
-GONE = 60.0  # seconds within which the last Ray process must have left
+GONE = 120.0  # seconds within which the last Ray process must have left
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:

@@ -57,7 +57,7 @@ def pool():
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(actors, "SIGN_SECONDS", 1.0)
-    monkeypatch.setattr(actors, "HUNG_SECONDS", 10.0)
+    monkeypatch.setattr(actors, "HUNG_SECONDS", 15.0)
 
 
 def painted(pool, on_step=lambda step: None, due=None, seen=None, size=(40, 50)):

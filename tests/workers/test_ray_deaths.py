@@ -131,7 +131,7 @@ def test_a_run_that_is_told_to_end_keeps_its_checkpoint_and_goes_on(place: Place
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_workers_stay_on_a_cluster_when_a_run_is_stopped(place: Place, number: int) -> None:
     with two_nodes(Place(place.folder, place.ray_folder)) as nodes:
-        run = place.stylise(*LONG, "--address", nodes.address)
+        run = place.stylise(*LONG, "--steps", "100000", "--address", nodes.address)
         until(lambda: nodes.at_work(place), "workers on the cluster")
         time.sleep(1)
         os.kill(run.pid, number)
