@@ -29,7 +29,7 @@ MARK = "PNST_TEST_MARK"
 MACHINES = "import sys; from ray._raylet import GcsClient; print(len(GcsClient(sys.argv[1]).get_all_node_info()))"
 DEADLINE = 240.0  # seconds until which anything must have happened, on a busy machine too
 WITH_TILES = "ray::RayWorker.work_as_rank"  # title of a worker's process that paints its share of a picture
-GONE = 60.0  # seconds within which the last Ray process must have left
+GONE = 120.0  # seconds within which the last Ray process must have left
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
@@ -129,10 +129,12 @@ def pixels(path: Path) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Nodes:
-    """Two Ray daemons of one CPU each."""
+    """Ray daemons, of one CPU each unless `options` of `ray start` say otherwise, and their head first."""
 
+    place: Place
     address: str
-    daemons: tuple[subprocess.Popen[str], ...]
+    options: tuple[str, ...]
+    daemons: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def at_work(self, place: Place) -> set[int]:
         """Which daemons (by process id) have workers for this test's runs."""
@@ -146,24 +148,38 @@ class Nodes:
                 continue
         return busy
 
+    def join(self) -> None:
+        """One more, until it is known to the head."""
+        self._start(f"--address={self.address}")
+        count = len(self.daemons)
+        until(lambda: len(self.place.called("raylet")) == count, f"{count} raylets")
+        until(lambda: joined(self.place, self.address) == count, "all have joined")
+
+    def _start(self, *where: str) -> None:
+        common = "--block", "--num-cpus=1", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000"
+        self.daemons.append(start_daemon(self.place, *where, *common, "--disable-usage-stats", *self.options))
+
 
 @contextmanager
-def two_nodes(place: Place) -> Iterator[Nodes]:
-    """A head and another, until they are no longer wanted."""
+def one_node(place: Place, *options: str) -> Iterator[Nodes]:
+    """A head, until it is no longer wanted."""
     port = free_port()
-    address = f"127.0.0.1:{port}"
-    common = "--block", "--num-cpus=1", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000"
-    common += ("--disable-usage-stats",)
-    head = "--head", f"--port={port}", "--include-dashboard=false"
-    daemons = [start_daemon(place, *head, *common)]
+    nodes = Nodes(place, f"127.0.0.1:{port}", options)
     try:
+        nodes._start("--head", f"--port={port}", "--include-dashboard=false")
         until(lambda: answers(port), "the head answers")
-        daemons.append(start_daemon(place, f"--address={address}", *common))
-        until(lambda: len(place.called("raylet")) == 2, "two raylets")
-        until(lambda: joined(place, address) == 2, "both have joined")
-        yield Nodes(address, tuple(daemons))
+        until(lambda: joined(place, nodes.address) == 1, "the head knows itself")
+        yield nodes
     finally:
         place.end()  # never `ray stop`: it ends every Ray of the machine
+
+
+@contextmanager
+def two_nodes(place: Place, *options: str) -> Iterator[Nodes]:
+    """A head and another, until they are no longer wanted."""
+    with one_node(place, *options) as nodes:
+        nodes.join()
+        yield nodes
 
 
 def joined(place: Place, address: str) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # PyTorch takes seconds to load: not for a help text, nor bef
     from parallel_nst.jobs.picture import PictureReport
 
 
-@made_from(without=("tiling", "workers", "address", "in_process", "memory"))
+@made_from(without=("tiling", "workers", "address", "in_process", "workers_per_gpu", "memory"))
 def run_command(job: PictureJob, files: RecipeFiles, talk: Talk) -> None:
     """Stylise a picture in one piece, in this process."""
     from parallel_nst.jobs.picture import untiled

@@ -12,7 +12,7 @@ from parallel_nst.web.settings import ServeSettings
 NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 
-@made_from(without=("memory",))
+@made_from(without=("memory", "workers_per_gpu"))
 def serve_command(job: ServeSettings) -> None:
     """Open a page and an HTTP API on this machine: pictures go in, paintings come out."""
     missing = [name for name in NEEDED if find_spec(name) is None]

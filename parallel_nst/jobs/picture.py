@@ -86,6 +86,7 @@ def stylize_file(
         workers=job.workers,
         address=job.address,
         in_process=job.in_process,
+        workers_per_gpu=job.workers_per_gpu,
         weights=weights,
         workload=workload_of(content.size, job.recipe),
         notify=notify,

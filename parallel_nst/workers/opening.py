@@ -47,19 +47,25 @@ def open_pool(
     workers: int | None = None,
     address: str | None = None,
     in_process: bool = False,
+    workers_per_gpu: int = 1,
     weights: State | Path | None = None,
     workload: Workload | None = None,
     notify: Notify = lambda line: None,
 ) -> Pool:
     """A pool of workers for a recipe, for a `with` statement: it closes itself.
 
-    workers, address, in_process: see `CrewSpec`; one worker, or one tile, takes this process and no Ray. weights: of
-    the backbone, or a file of them; None: the registry's. workload: None: as many tiles as the recipe says. notify:
-    takes each line that the user should be told: a smaller crew than was asked for, a worker that was replaced.
-    BadInput for weights, devices or addresses that cannot be had; ClusterUnavailable.
+    workers, address, in_process, workers_per_gpu: see `CrewSpec`; one worker, or one tile, takes this process and no
+    Ray. weights: of the backbone, or a file of them; None: the registry's. workload: None: as many tiles as the recipe
+    says. notify: takes each line that the user should be told: a smaller crew than was asked for, a worker that was
+    replaced. BadInput for weights, devices or addresses that cannot be had; ClusterUnavailable.
     """
+    if workers_per_gpu > 1 and recipe.tiling.mode == "exact":  # nor would NCCL let two of a group have one GPU
+        raise BadInput(
+            f"workers_per_gpu is {workers_per_gpu}, and exact tiles keep a GPU busy with one worker; give 1, or mode "
+            "independent"
+        )
     state = load_weights(recipe.backbone, weights) if weights is None or isinstance(weights, Path) else weights
-    spec = CrewSpec(workers, recipe.device, address, in_process)
+    spec = CrewSpec(workers, recipe.device, address, in_process, workers_per_gpu)
     work = workload or Workload(tiles_of(recipe))
     return open_workers(spec, work, {recipe.backbone: state}, recipe.dtype, notify)
 
@@ -101,7 +107,8 @@ def ray_pool(spec: CrewSpec, workload: Workload, states: Mapping[str, State], dt
     try:
         made_of = worker_spec(crew, states, dtype)
         here = replace(made_of, threads=usable_cores()) if cluster.local and crew.device == "cpu" else None
-        return RayPool(cluster, made_of, crew, here, notify)
+        most = crew.workers if cluster.local else min(workload.tasks, spec.workers or ANY_NUMBER)
+        return RayPool(cluster, made_of, crew, here, notify, most)
     except BaseException:
         cluster.close()
         raise
@@ -126,21 +133,22 @@ def open_ray(spec: CrewSpec, workload: Workload) -> tuple[RayCluster, Crew]:
 def crew_here(spec: CrewSpec, workload: Workload) -> Crew:
     """Who works on this machine. BadInput for a device that is not here."""
     device = local_device(spec.device)
+    spec.check_shared(device)
     slots = torch.cuda.device_count() if device == "cuda" else usable_cores()
-    return plan_crew(spec.workers, workload.tasks, [slots], device, workload.task)
+    return plan_crew(spec.workers, workload.tasks, [slots], device, workload.task, spec.per_gpu)
 
 
 def crew_on(machines: list[Mapping[str, float]], spec: CrewSpec, workload: Workload) -> Crew:
     """Who works on a cluster of machines with these resources. BadInput for a device that none has."""
     device = spec.device if spec.device != "auto" else "cuda" if any(m.get("GPU", 0) >= 1 for m in machines) else "cpu"
+    spec.check_shared(device)
     unit = "GPU" if device == "cuda" else "CPU"
     slots = [int(machine.get(unit, 0)) for machine in machines]
     if not sum(slots):
         raise BadInput(f"the cluster at {spec.address} has no {unit} for --device {spec.device}; give another device")
-    crew = plan_crew(spec.workers, workload.tasks, slots, device, workload.task)
-    used = [machine for machine, slot in zip(machines, slots, strict=True) if slot >= crew.threads]
-    memory = min(int(machine.get("memory", 0)) // int(machine[unit] // crew.threads) for machine in used)
-    return replace(crew, memory=memory)
+    crew = plan_crew(spec.workers, workload.tasks, slots, device, workload.task, spec.per_gpu)
+    used = [machine for machine in machines if crew.places_on(machine)]
+    return replace(crew, memory=min(int(machine.get("memory", 0)) // crew.places_on(machine) for machine in used))
 
 
 def worker_spec(crew: Crew, states: Mapping[str, State], dtype: str) -> WorkerSpec:

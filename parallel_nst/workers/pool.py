@@ -217,9 +217,9 @@ def only(results: Iterator[tuple[int, Any]]) -> Any:
 
 
 def worker_memory(pool: Pool) -> int | None:
-    """Bytes that each worker of a pool may take: what the fullest of their GPUs has left, or what a cluster gives; None
-    where they compute in this machine's memory."""
+    """Bytes that each worker of a pool may take: its share of what the fullest of their GPUs has left, or what a
+    cluster gives; None where they compute in this machine's memory."""
     if pool.crew.device != "cuda":
         return pool.crew.memory
     asked = [Pinned(number, FreeMemory()) for number in range(pool.size)]
-    return min(int(free) for _, free in pool.map_pinned(asked))
+    return min(int(free) for _, free in pool.map_pinned(asked)) // pool.crew.per_gpu

@@ -40,8 +40,8 @@ class ThreadPool(Pool):
     """As `Pool`, in threads."""
 
     def __init__(self, spec: WorkerSpec, crew: Crew, cores: int) -> None:
-        """spec: of one worker; with the device `cuda` each takes a GPU of its own. cores: threads of a single task,
-        which is done sooner by all of them."""
+        """spec: of one worker; with the device `cuda` each takes a GPU of its own, or several share one as the crew
+        says. cores: threads of a single task, which is done sooner by all of them."""
         workers = crew.workers
         self.spec = spec
         self.crew = crew
@@ -51,7 +51,8 @@ class ThreadPool(Pool):
         self._cores = cores
         self._here = Worker(replace(spec, threads=cores))
         self._executors = [ThreadPoolExecutor(1, f"pnst-{number}") for number in range(workers)]
-        specs = [replace(spec, device=f"cuda:{n}") if spec.device == "cuda" else spec for n in range(workers)]
+        gpus = [f"cuda:{number // crew.per_gpu}" for number in range(workers)]
+        specs = [replace(spec, device=gpu) if spec.device == "cuda" else spec for gpu in gpus]
         # Made in its own thread, because the number of threads that PyTorch uses is a thread's own.
         futures = [executor.submit(Worker, own) for executor, own in zip(self._executors, specs, strict=True)]
         self._workers = [future.result() for future in futures]

@@ -119,12 +119,12 @@ def test_every_field_of_the_job_is_an_option(name: str) -> None:
     plain = "style_weight content_weight tv_weight loss_units learning_rate learning_rate_decay init seed targets "
     plain += "style_weights preserve_color"
     left_out = {
-        "run": "mode tiles overlap whole targets sync_every workers address in_process memory",
+        "run": "mode tiles overlap whole targets sync_every workers address in_process workers_per_gpu memory",
         "batch": "mode tiles overlap whole targets sync_every style_weights",
         "plan": plain,
         "compare": "mode style_weights",
         "sweep": "style_weights memory",
-        "serve": "memory",
+        "serve": "memory workers_per_gpu",
         "train cyclegan": "style weights encoder start",
     }
     known = {option.name for option in options_for(name)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -15,6 +16,8 @@ import psutil
 import pytest
 import ray.cloudpickle
 import torch
+from clusters import until
+from ray._private import internal_api
 from tiny_networks import LAYERS, tiny_backbone, tiny_resolved, tiny_state
 
 from parallel_nst.errors import ClusterUnavailable, OutOfMemory, WorkerLost
@@ -60,12 +63,12 @@ def pool():
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(actors, "SIGN_SECONDS", 1.0)
-    monkeypatch.setattr(actors, "HUNG_SECONDS", 10.0)
+    monkeypatch.setattr(actors, "HUNG_SECONDS", 15.0)
 
 
-def painted(pool, on_step=lambda step: None, due=None, seen=None, budget=None):
+def painted(pool, on_step=lambda step: None, due=None, seen=None, size=(40, 50), budget=None):
     rng = np.random.default_rng(0)
-    content, style = (Framed(rng.random((40, 50, 3), np.float32)) for _ in range(2))
+    content, style = (Framed(rng.random((*size, 3), np.float32)) for _ in range(2))
     resolved = tiny_resolved(Recipe())
     layer = resolved.deepest
     tiles = plan_tiles(*content.size, (2, 3), halo=layer.margin, align=layer.stride)
@@ -147,6 +150,36 @@ def test_where_a_worker_is_killed_for_its_memory_all_go_on_in_finer_tiles(pool, 
     assert re.fullmatch(rf"{what}; it went on from step (0|10|20) in \d+x\d+ tiles", note)
     assert steps == list(range(1, STEPS + 1))
     assert result.loss == pytest.approx(expected.loss, rel=0.05)  # rounding, enlarged by L-BFGS
+
+
+def stored():
+    """What lies in the object store: objects, their bytes, and bytes that were moved to the disk."""
+    (node,) = ray.nodes()
+    stats = internal_api.node_stats(node["NodeManagerAddress"], node["NodeManagerPort"]).store_stats
+    return stats.num_local_objects, stats.object_store_bytes_used, stats.spilled_bytes_total
+
+
+@pytest.mark.parametrize("size", [(40, 50), pytest.param((600, 700), marks=pytest.mark.slow)])
+def test_what_is_kept_on_the_way_does_not_fill_the_object_store(pool, monkeypatch, size):
+    """Of a dozen keeps no more than the last are there when the last step comes, and none at the end."""
+    monkeypatch.setattr(exact, "KEEP_EVERY", 2)
+    assert pool.muster(2) == 2
+    gc.collect()
+    before, seen = stored(), []
+
+    def look(step):
+        if step == 1:
+            seen.append(stored()[0])
+        if step == STEPS:  # what two ranks have kept last, and before that, and what they have at the end
+            until(lambda: stored()[0] <= seen[0] + 3 * 2, "what was kept before is gone")
+            seen.append(stored())
+
+    painted(pool, look, size=size)
+    objects, taken, moved = seen[1]
+    assert objects and taken
+    assert moved == before[2]
+    gc.collect()
+    until(lambda: stored()[0] <= before[0], "all of it is gone")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from threading import Thread
 from types import SimpleNamespace
@@ -54,8 +53,8 @@ def test_a_process_that_dies_is_named(program: psutil.Process) -> None:
     found: list[str | None] = []
     watcher = Thread(target=lambda: found.append(watch([Watched(program, "raylet")], lambda: False)))
     watcher.start()
-    time.sleep(0.2)
-    assert found == []
+    watcher.join(0.2)
+    assert watcher.is_alive()
     program.send_signal(signal.SIGKILL)
     watcher.join(60)
     assert found == ["Ray's raylet has died"]
@@ -79,9 +78,37 @@ def test_a_head_that_no_longer_listens_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(lifeline, "HEAD_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        assert answers(address)
     assert not answers(address)
     said = watch([], lambda: False, address)
+    assert said is not None and said.startswith(f"the head of the cluster at {address} has not answered")
+
+
+@pytest.mark.parametrize("reply", [b"\0", b""])
+def test_a_head_lives_if_it_replies_or_hangs_up(reply: bytes) -> None:
+    def serve(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        heard.append(connection.recv(100))
+        connection.sendall(reply)
+        connection.close()
+
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = Thread(target=serve, args=(server,))
+        thread.start()
+        assert answers(f"127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+    assert heard[0].startswith(b"PRI * HTTP/2.0")
+
+
+def test_a_head_that_is_stopped_does_not_answer_though_connections_to_it_are_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lifeline, "HEAD_PAUSE", 0.05)
+    monkeypatch.setattr(lifeline, "HEAD_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert not answers(address)
+        said = watch([], lambda: False, address)
     assert said is not None and said.startswith(f"the head of the cluster at {address} has not answered")
 
 

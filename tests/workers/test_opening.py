@@ -41,6 +41,8 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"workers": 0}, r"^workers is 0; give at least 1$"),
         ({"device": "tpu"}, r"^device is 'tpu'; allowed: auto, cpu, cuda$"),
         ({"address": "auto", "in_process": True}, r"^--in-process and --address exclude each other; give one of the"),
+        ({"per_gpu": 0}, r"^workers_per_gpu is 0; give at least 1$"),
+        ({"per_gpu": 2, "device": "cpu"}, r"^workers_per_gpu is 2, and workers would compute on processors; leave it"),
     ],
 )
 def test_what_does_not_go_together_is_refused(wanted: dict[str, Any], said: str) -> None:
@@ -62,8 +64,45 @@ def test_a_worker_with_a_gpu_has_one_thread() -> None:
     assert plan_crew(9, 9, [1, 1], "cuda").reason == "using 2 of 9 workers: there are 2 GPUs"
 
 
+@pytest.mark.parametrize(
+    ("asked", "crew"),
+    [
+        (None, Crew(4, 1, device="cuda", per_gpu=2)),
+        (3, Crew(3, 1, device="cuda", per_gpu=2)),
+        (5, Crew(4, 1, "using 4 of 5 workers: there are 2 GPUs for 2 workers each", device="cuda", per_gpu=2)),
+        (99, Crew(4, 1, "using 4 of 99 workers: there are 2 GPUs for 2 workers each", device="cuda", per_gpu=2)),
+    ],
+)
+def test_workers_that_share_gpus_are_as_many_times_more(asked: int | None, crew: Crew) -> None:
+    assert plan_crew(asked, 9, [1, 1], "cuda", per_gpu=2) == crew
+
+
+def test_where_tasks_are_few_that_is_the_reason_on_shared_gpus_too() -> None:
+    assert plan_crew(9, 3, [1, 1], "cuda", per_gpu=2).reason == "using 3 of 9 workers: there are 3 tiles"
+
+
+def test_a_machine_has_places_by_its_gpus_or_its_cores() -> None:
+    machine = {"CPU": 7.0, "GPU": 2.0}
+    assert [Crew(1, threads).places_on(machine) for threads in (1, 2, 4, 8)] == [7, 3, 1, 0]
+    assert [Crew(1, 1, device="cuda", per_gpu=n).places_on(machine) for n in (1, 3)] == [2, 6]
+    assert Crew(1, 1, device="cuda").places_on({"CPU": 7.0}) == Crew(1, 1).places_on({}) == 0
+
+
+@pytest.mark.parametrize("spec", [CrewSpec(per_gpu=2), CrewSpec(per_gpu=2, address="h:1")])
+def test_gpus_can_only_be_shared_where_there_are_some(spec: CrewSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BadInput, match=r"^workers_per_gpu is 2, and workers would compute on processors; leave it out"):
+        crew_on(MACHINES[:1], spec, Workload()) if spec.address else opening.crew_here(spec, Workload())
+
+
+def test_ranks_do_not_share_gpus(gpus: None) -> None:
+    with pytest.raises(BadInput, match=r"^workers_per_gpu is 2, and exact tiles keep a GPU busy with one worker; give"):
+        open_pool(Recipe(), weights=tiny_state(), workers_per_gpu=2)
+
+
 def test_the_crew_of_this_machine_on_gpus(gpus: None) -> None:
     assert opening.crew_here(CrewSpec(), Workload()) == Crew(2, 1, device="cuda")
+    assert opening.crew_here(CrewSpec(per_gpu=3), Workload()) == Crew(6, 1, device="cuda", per_gpu=3)
     assert opening.crew_here(CrewSpec(device="cpu"), Workload()).device == "cpu"
 
 
@@ -77,6 +116,7 @@ MACHINES: list[Any] = [{"CPU": 8.0, "memory": 16.0 * GIB}, {"CPU": 4.0, "memory"
         (CrewSpec(3, "cpu", "h:1"), Crew(3, 4, None, 4 * GIB)),
         (CrewSpec(None, "auto", "h:1"), Crew(2, 1, None, 2 * GIB, "cuda")),
         (CrewSpec(99, "cuda", "h:1"), Crew(2, 1, "using 2 of 99 workers: there are 2 GPUs", 2 * GIB, "cuda")),
+        (CrewSpec(None, "cuda", "h:1", per_gpu=2), Crew(4, 1, None, GIB, "cuda", 2)),
     ],
 )
 def test_the_crew_of_a_cluster(wanted: CrewSpec, crew: Crew) -> None:
@@ -181,6 +221,9 @@ class Gpus(SerialPool):
 
 def test_memory_of_workers_is_that_of_the_fullest_gpu_of_the_cluster_or_not_known() -> None:
     assert worker_memory(Gpus([5 * GIB, 3 * GIB])) == 3 * GIB
+    shared = Gpus([5 * GIB, 4 * GIB])
+    shared.crew = Crew(2, 1, device="cuda", per_gpu=2)
+    assert worker_memory(shared) == 2 * GIB
     pool = SerialPool(SPEC)
     assert worker_memory(pool) is None
     pool.crew = Crew(1, 1, memory=GIB)

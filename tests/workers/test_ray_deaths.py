@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -16,7 +17,6 @@ from clusters import DEADLINE, GONE, WITH_TILES, Place, pictures, pixels, result
 pytestmark = pytest.mark.slow
 
 LONG = ("--size", "64", "--scales", "1", "--steps", "60", "--tiles", "2x2")
-TOLD = 30.0  # seconds within which a run must say that the head of its cluster is gone
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +40,29 @@ def ended(run: subprocess.Popen[str]) -> tuple[int, list[str]]:
     return run.returncode, [line for line in err.splitlines() if line.startswith(("pnst: ", "Traceback"))]
 
 
-@pytest.mark.parametrize(("victim", "name"), [("raylet", "raylet"), ("gcs_server", "GCS")])
+def parts_of_ray(place: Place, name: str) -> list[psutil.Process]:
+    """Of a local Ray. Its agents have lost the mark in their environment, and are known by their parent."""
+    children = [child for raylet in place.called("raylet") for child in raylet.children()]
+    return place.called(name) + [child for child in children if child.cmdline()[:1] == [name]]
+
+
+@pytest.mark.parametrize(
+    ("victim", "names"),
+    [
+        ("raylet", "raylet"),
+        ("gcs_server", "GCS"),
+        ("ray::DashboardAgent", "dashboard agent|raylet"),  # the raylet goes with its agents, which are alike
+    ],
+)
 def test_a_local_ray_that_dies_is_started_again_and_the_picture_is_the_same(
-    place: Place, undisturbed: np.ndarray, victim: str, name: str
+    place: Place, undisturbed: np.ndarray, victim: str, names: str
 ) -> None:
     run = place.stylise(*LONG, "--workers", "2")
     until(lambda: place.called(WITH_TILES), "a worker with a tile")
-    until(lambda: place.called(victim), victim)[0].send_signal(signal.SIGKILL)
+    until(lambda: parts_of_ray(place, victim), victim)[0].send_signal(signal.SIGKILL)
     out, err = run.communicate(timeout=DEADLINE)
     assert run.returncode == 0 and out, err
-    assert f"Ray's {name} has died; it is started again, and the run goes on" in " ".join(err.split())
+    assert re.search(f"Ray's ({names}) has died; it is started again, and the run goes on", " ".join(err.split())), err
     assert "Traceback" not in err and "core_worker" not in err
     np.testing.assert_array_equal(painted(place), undisturbed)
     until(lambda: not place.processes(), "all processes have left", GONE)
@@ -66,7 +79,7 @@ def test_tiles_each_for_itself_go_on_when_a_local_ray_dies(place: Place) -> None
 
 
 def test_a_run_whose_head_dies_says_so_and_goes_on_elsewhere(place: Place, undisturbed: np.ndarray) -> None:
-    """Within half a minute, where Ray itself would end the program after a whole one."""
+    """Before Ray itself ends the program, after a whole minute, with lines of its own."""
     options = (*LONG, "--checkpoint-every", "10")
     with two_nodes(Place(place.folder, place.ray_folder)) as nodes:
         run = place.stylise(*options, "--address", nodes.address)
@@ -75,15 +88,27 @@ def test_a_run_whose_head_dies_says_so_and_goes_on_elsewhere(place: Place, undis
         (gcs,) = (process for process in head.children(recursive=True) if process.name() == "gcs_server")
         for process in (head, gcs):  # the first would end the node on which the run may be
             process.send_signal(signal.SIGKILL)
-        killed = time.monotonic()
         code, lines = ended(run)
-        assert time.monotonic() - killed < TOLD
     assert code == 1
     assert lines[-1].startswith(("pnst: the head of the cluster", "pnst: Ray's ")) and "--resume goes on" in lines[-1]
     assert not [line for line in lines if line.startswith("Traceback")]
     result(place.stylise(*options, "--workers", "2", "--resume"))
     # Up to rounding, which sixty steps amplify: on a cluster other threads have measured the style.
     assert np.abs(painted(place).astype(float) - undisturbed).mean() < 4
+
+
+def test_a_run_whose_head_is_stopped_says_so(place: Place) -> None:
+    """As on a machine that is out of memory: connections are still accepted for it."""
+    with two_nodes(Place(place.folder, place.ray_folder)) as nodes:
+        run = place.stylise(*LONG, "--steps", "100000", "--address", nodes.address)
+        until(lambda: run.poll() is not None or nodes.at_work(place), "workers on the cluster")
+        head = psutil.Process(nodes.daemons[0].pid)
+        (gcs,) = (process for process in head.children(recursive=True) if process.name() == "gcs_server")
+        gcs.send_signal(signal.SIGSTOP)
+        code, lines = ended(run)
+    assert code == 1
+    assert re.fullmatch(r"pnst: the head of the cluster at .* has not answered for .*; --resume goes on .*", lines[-1])
+    assert not [line for line in lines if line.startswith("Traceback")]
 
 
 def test_a_run_that_is_told_to_end_keeps_its_checkpoint_and_goes_on(place: Place, undisturbed: np.ndarray) -> None:
@@ -106,7 +131,7 @@ def test_a_run_that_is_told_to_end_keeps_its_checkpoint_and_goes_on(place: Place
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_workers_stay_on_a_cluster_when_a_run_is_stopped(place: Place, number: int) -> None:
     with two_nodes(Place(place.folder, place.ray_folder)) as nodes:
-        run = place.stylise(*LONG, "--address", nodes.address)
+        run = place.stylise(*LONG, "--steps", "100000", "--address", nodes.address)
         until(lambda: nodes.at_work(place), "workers on the cluster")
         time.sleep(1)
         os.kill(run.pid, number)

@@ -57,6 +57,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers canno
 
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
 STEPS = 3
+GONE = 120.0  # seconds within which a process that was killed must have left, on a busy machine too
 SPEC = WorkerSpec("cpu", "float32", 1, {"embedded": tiny_state()})
 RECIPE = Recipe(steps=STEPS)
 
@@ -126,15 +127,11 @@ def serial() -> Iterator[SerialPool]:
     torch.set_num_threads(threads)
 
 
-def process_ids(pool: RayPool) -> set[int]:
-    """Of the workers that are up."""
-    return {pid for _, (_, pid) in pool.map([Echo(n) for n in range(20)])}
-
-
 def full_crew(pool: RayPool) -> set[int]:
-    """Process ids once both workers are up."""
-    assert within(120, lambda: len(process_ids(pool)) == 2)
-    return process_ids(pool)
+    """Process ids once both workers are up; each has a task of its own, however busy the other is."""
+    found = {pid for _, (_, pid) in pool.map_pinned([Pinned(n, Echo(n)) for n in range(2)])}
+    assert len(found) == 2
+    return found
 
 
 def measure_style(pixels: np.ndarray) -> MeasureStyle:
@@ -224,16 +221,16 @@ class Log:
 
 @dataclass(frozen=True)
 class Ticking:
-    """Writes to its file for a minute."""
+    """Writes to its file for ten minutes."""
 
     file: Path
 
     def run(self, worker: Worker) -> Generator[Progress, None, None]:
-        for step in range(600):
+        for step in range(6000):
             with self.file.open("a") as file:
                 file.write("x")
             time.sleep(0.1)
-            yield Progress(step, 600, 0.0)
+            yield Progress(step, 6000, 0.0)
 
 
 @dataclass(frozen=True)
@@ -319,7 +316,7 @@ def test_measurements_are_those_of_the_serial_pool(pool: RayPool, serial: Serial
 
 def test_both_workers_work_and_live_on(pool: RayPool) -> None:
     first = full_crew(pool)
-    assert process_ids(pool) == first
+    assert full_crew(pool) == first
     assert os.getpid() not in first
 
 
@@ -435,6 +432,13 @@ def test_a_pinned_task_that_kills_every_worker_is_given_up(pool: RayPool, tmp_pa
     assert file.stat().st_size == MAX_TRIES
 
 
+def is_quiet(file: Path) -> bool:
+    """Whether nothing is added to it for a while."""
+    size = file.stat().st_size
+    time.sleep(1)
+    return file.stat().st_size == size
+
+
 @pytest.mark.parametrize("pinned", [False, True])
 def test_tasks_do_not_go_on_for_nobody(pool: RayPool, tmp_path: Path, pinned: bool) -> None:
     full_crew(pool)
@@ -444,10 +448,7 @@ def test_tasks_do_not_go_on_for_nobody(pool: RayPool, tmp_path: Path, pinned: bo
     with closing(results):  # type: ignore[type-var]  # a generator
         assert next(results)[0] == 0
         assert within(120, file.exists)
-    time.sleep(1)  # the time that a kill takes
-    size = file.stat().st_size
-    time.sleep(1)
-    assert file.stat().st_size == size
+    assert within(GONE, lambda: is_quiet(file))
 
 
 def test_tasks_of_one_pin_can_run_in_this_process(lease: Lease) -> None:
@@ -604,14 +605,14 @@ def test_a_worker_that_hangs_is_replaced_and_its_task_run_again(
     lease: Lease, pool: RayPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(actors, "SIGN_SECONDS", 0.5)
-    monkeypatch.setattr(actors, "HUNG_SECONDS", 5.0)
+    monkeypatch.setattr(actors, "HUNG_SECONDS", 12.0)  # one that is only busy must not be taken for it
     full_crew(pool)
     lease.told.clear()
     results = dict(pool.map([Stopping(tmp_path / "stops"), *(Echo(n, steps=20) for n in range(5))]))
     assert results[0] == 2
-    assert any(line.startswith("a worker gave no sign of life for 5 s; its task is done again") for line in lease.told)
+    assert any(line.startswith("a worker gave no sign of life for 12 s; its task is done again") for line in lease.told)
     stopped = [child for child in children() if is_alive(child) and child.status() == psutil.STATUS_STOPPED]
-    assert within(30, lambda: not any(is_alive(child) for child in stopped))
+    assert within(GONE, lambda: not any(is_alive(child) for child in stopped))
 
 
 def test_others_go_on_without_a_task_that_kills_every_worker(pool: RayPool, tmp_path: Path) -> None:
@@ -629,7 +630,7 @@ def test_nothing_is_left_behind(lease: Lease) -> None:
     names = {process.name() for process in started}
     assert {"raylet", "gcs_server"} <= names
     lease.pool.close()
-    assert within(10, lambda: not any(is_alive(process) for process in started)), names
+    assert within(GONE, lambda: not any(is_alive(process) for process in started)), names
     assert not (lease.home / ".ray").exists()
     assert {key: os.environ.get(key) for key in AUTH} == lease.environment
     assert shared_memory() <= lease.memory
@@ -646,9 +647,9 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def test_closing_does_not_wait_for_the_start_and_another_can_follow() -> None:
-    began = time.monotonic()
-    RayPool(RayCluster(None, 1), SPEC, Crew(1, 1)).close()
-    assert time.monotonic() - began < 0.5
+    cluster = RayCluster(None, 1)
+    RayPool(cluster, SPEC, Crew(1, 1)).close()
+    assert cluster.starting
     again = RayPool(RayCluster(None, 1), SPEC, Crew(1, 1))
     assert only(again.map([Echo(6)]))[0] == 6
     again.close()
@@ -677,7 +678,7 @@ def test_a_start_that_failed_is_tried_again_and_few_workers_do(monkeypatch: pyte
     names = Counter(process.name() for process in started)
     assert (names["raylet"], names["gcs_server"]) == (1, 1)
     pool.close()
-    assert within(10, lambda: not any(is_alive(process) for process in started)), names
+    assert within(GONE, lambda: not any(is_alive(process) for process in started)), names
     del pool
     gc.collect()  # here, where warnings of what Ray leaves unclosed are expected
 
@@ -778,7 +779,7 @@ def test_jobs_go_to_their_slots_in_order_and_to_others_when_one_is_given_up() ->
     given: defaultdict[int, list[int]] = defaultdict(list)
     for rounds in range(20):
         before = len(jobs)
-        sent, jobs = hand_out(slots, jobs, IN_FLIGHT)
+        sent, jobs = hand_out(slots, jobs, IN_FLIGHT, len(slots))
         assert len(sent) + len(jobs) == before
         assert all(len(slot.jobs) <= IN_FLIGHT for slot in slots)
         if rounds == 10:  # its own slots have run dry, slot 1 is still starting: its jobs wait

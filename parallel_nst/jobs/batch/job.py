@@ -155,7 +155,7 @@ def paint_all(
     on_status: OnFolder | None,
 ) -> BatchRun:
     """Paint these, each noted in the manifest as soon as it is there."""
-    wanted = CrewSpec(job.workers, job.recipe.device, job.address, job.in_process)
+    wanted = CrewSpec(job.workers, job.recipe.device, job.address, job.in_process, job.workers_per_gpu)
     with open_workers(wanted, Workload(len(todo), "picture"), method.weights, job.dtype, notify) as pool:
         stylizer = method.stylizer(pool.spec, memory_of_one(job, pool))
         progress = BatchProgress(len(todo), on_status)

@@ -30,8 +30,9 @@ class InputOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions:
-    """Who works: see `workers.opening.open_workers`. memory: what the run may take, such as 4GiB; on a cluster, each
-    worker; None: what there is."""
+    """Who works: see `workers.opening.open_workers`. workers_per_gpu: that share a GPU, so that it has something to do
+    while one of them reads or writes. memory: what the run may take, such as 4GiB; on a cluster, each worker; None:
+    what there is."""
 
     workers: int | None = knob(
         None, "workers at most", "Workers", least=1, shown="one for each core or GPU", common=True
@@ -48,6 +49,9 @@ class WorkerOptions:
         False,
         "workers are threads of this process: sooner there than Ray's, but none can be replaced",
         "Workers",
+    )
+    workers_per_gpu: int = knob(
+        1, "workers that share each GPU; several keep it busy while one reads or writes", "Workers", least=1, most=100
     )
     memory: str | None = knob(
         None, "memory to stay within, such as 4GiB; on a cluster, of each worker", "Workers", shown="what is free"

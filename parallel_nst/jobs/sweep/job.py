@@ -165,7 +165,7 @@ def paint_cells(asked: Sweep, todo: Sequence[Cell], rows: dict[int, Row], notify
     write_results(asked, rows)
     if not ready:
         return
-    spec = CrewSpec(job.workers, job.recipe.device, job.address, job.in_process)
+    spec = CrewSpec(job.workers, job.recipe.device, job.address, job.in_process, job.workers_per_gpu)
     with open_workers(spec, Workload(len(ready)), states, job.recipe.dtype, notify) as pool:
         for count, (cell, painted) in enumerate(painted_cells(asked, ready, pool), 1):
             keep(asked, cell, painted, rows)

@@ -198,16 +198,16 @@ class Slot:
         return unfinished
 
 
-def hand_out(slots: Sequence[Slot], jobs: Sequence[Job], depth: int) -> tuple[list[Job], list[Job]]:
+def hand_out(slots: Sequence[Slot], jobs: Sequence[Job], depth: int, homes: int) -> tuple[list[Job], list[Job]]:
     """Send jobs, in their order, to the actors that may have them and have fewer than `depth`; those that were sent,
-    and those left."""
+    and those left. homes: how many slots, the first, have the pinned ones."""
     sent: list[Job] = []
     left: list[Job] = []
     for number, job in enumerate(jobs):
         room = [slot for slot in slots if slot.up and len(slot.jobs) < depth]
         if not room:
             return sent, [*left, *jobs[number:]]
-        slot = room[0] if job.pin is None else home(slots, job.pin)
+        slot = room[0] if job.pin is None else home(slots[:homes], job.pin)
         if slot in room:
             slot.send(job)
         (sent if slot in room else left).append(job)

@@ -28,6 +28,8 @@ from parallel_nst.workers.ray.session_folders import SessionFolder, kill_users, 
 START_TRIES = 2  # Ray gives up when its node is not up within 30 s, as on a machine that is busy
 OBJECT_STORE = 512 << 20  # bytes; a run has a few tiles in flight, not a third of the memory
 LEAST_OBJECT_STORE = 80 << 20  # bytes; Ray refuses less than 75 MiB
+AT_ONCE = 1.0  # seconds that a run waits to hear of machines
+ALIVE = 0  # of Ray's states of a machine
 TOKEN = secrets.token_hex(32)  # of local Rays; one for the process, because Ray reads it only once
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
 
@@ -171,6 +173,15 @@ class RayCluster:
         """What each living node has of CPU, GPU and memory (bytes)."""
         self.wait()
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+    def machines_at_once(self) -> list[Mapping[str, float]]:
+        """As `machines`, while a run is under way: none where the head does not say so at once."""
+        worker: Any = ray._private.worker.global_worker
+        try:
+            nodes = worker.gcs_client.get_all_node_info(timeout=AT_ONCE)
+        except RayError:
+            return []
+        return [dict(node.resources_total) for node in nodes.values() if node.state == ALIVE]
 
     def close(self) -> None:
         """Leave the cluster; a local Ray ends. One that is still starting does so as soon as it is up, in the

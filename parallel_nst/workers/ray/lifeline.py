@@ -22,8 +22,9 @@ import psutil  # type: ignore[import-untyped]
 from parallel_nst.workers.pool import HandedLost
 
 LOOK_SECONDS = 0.1  # between two looks at whether the program leaves Ray
-HEAD_SECONDS = 10.0  # without an answer, after which the head of a cluster counts as gone
-HEAD_PAUSE = 2.0  # between two questions to it
+HEAD_SECONDS = 12.0  # without an answer, after which the head of a cluster counts as gone
+HEAD_PAUSE = 2.0  # between two questions to it, and until each is answered
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # of HTTP/2, with an empty list of settings
 NAMES = {  # of processes without which Ray ends, by the beginning of their title
     "raylet": "raylet",
     "gcs_server": "GCS",
@@ -132,10 +133,16 @@ def alarm(processes: Sequence[Watched]) -> Iterator[Callable[[float], bool]]:
 
 
 def answers(address: str) -> bool:
-    """Whether somebody listens at host:port."""
+    """Whether a program that lives listens at host:port. The system accepts connections for one that is stopped, too;
+    so it is greeted in the language of Ray's services, and whatever it does then, be it to hang up, is a sign of
+    life."""
     host, _, port = address.rpartition(":")
     try:
-        with closing(socket.create_connection((host, int(port)), timeout=HEAD_PAUSE)):
-            return True
+        with closing(socket.create_connection((host, int(port)), timeout=HEAD_PAUSE)) as connection:
+            connection.sendall(GREETING)
+            connection.recv(1)
+    except ConnectionResetError:
+        return True
     except OSError:
         return False
+    return True

@@ -7,8 +7,10 @@ running one again safe.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +21,7 @@ from ray.exceptions import (
 )
 
 from parallel_nst.errors import ClusterUnavailable, OutOfMemory, WorkerLost
-from parallel_nst.workers.crew import Crew
+from parallel_nst.workers.crew import Crew, counted
 from parallel_nst.workers.pool import (
     Events,
     Failed,
@@ -45,6 +47,10 @@ MAX_TRIES = 3  # of one task, over workers that died; of starting a worker in on
 IN_FLIGHT = 2  # pinned tasks of a worker: the pixels of the next travel while it computes
 RESUME = "--resume goes on from the last checkpoint, if one was written"
 START_SECONDS = 120.0  # within which the first worker must be there
+LOOK_SECONDS = 2.0  # between two looks at whether machines have joined
+ENOUGH = 0.5  # of the others' memory, for a worker on a machine that joins: what is free differs from one to the next
+SPREAD = "SPREAD"  # Ray's way of putting each actor on another machine, as long as there is room; else it fills one
+PARTS = 10_000  # of a GPU, in which Ray counts: a third must be rounded down, or three of them would not fit
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,8 @@ Heard = tuple[Job, Progress | TaskFinished | Lost]
 
 class RayPool(Pool):
     """Actors of one cluster, each in a slot of its own. Only actors that are up are given tasks; one that dies is
-    replaced, and its tasks are run again.
+    replaced, and its tasks are run again. Where machines join the cluster there are more slots: for tasks of any worker
+    at once, for ranks and pinned tasks when they begin anew.
 
     waited: seconds in which no task could run because no worker was up yet. moved: bytes of arrays in the tasks sent
     and the results received, shared values once.
@@ -73,10 +80,12 @@ class RayPool(Pool):
         crew: Crew,
         here: WorkerSpec | None = None,
         notify: Callable[[str], None] = lambda line: None,
+        most: int = 0,
     ) -> None:
         """here: of a worker in this process that takes single tasks, None to send them to an actor too. On one machine
         a single task is done sooner by all cores here than by one actor's. notify: takes a line for each worker that
-        was lost."""
+        was lost, and for machines that have joined. most: workers, however many machines join; if not more than the
+        crew's, it stays as it is."""
         self.spec = spec
         self.crew = crew
         self.waited = 0.0
@@ -89,6 +98,9 @@ class RayPool(Pool):
         self._make: Callable[[], Any] | None = None
         self._deaths = 0  # of Ray itself
         self._slots = [Slot() for _ in range(crew.workers)]
+        self._most = most
+        self._looked = time.monotonic()  # for machines that have joined
+        self._homes = crew.workers  # slots that pins are spread over
 
     def map(
         self, tasks: Sequence[Task], on_progress: OnProgress | None = None, *, keep_going: bool = False
@@ -102,16 +114,22 @@ class RayPool(Pool):
         """As `Pool.map_pinned`; errors as in `map`. Tasks that all have the same pin run in this process, if a worker
         is here and the actors have not met pinned tasks since the last `map`. Tasks of a slot whose actor died and was
         not replaced in time go to the others, each pin to the same one, until there is an actor again."""
+        if not self._out:
+            self._homes = len(self._slots)
         jobs = [Job(index, pinned.task, pinned.pin) for index, pinned in enumerate(tasks)]
         return self._run(jobs, IN_FLIGHT, on_progress)
 
     def muster(self, ranks: int) -> int:
         """As `Pool.muster`; RuntimeError when no worker comes up."""
-        ranks = min(ranks, self.size)
-        if ranks == 1 and self._here:
+        if min(ranks, self.size) == 1 and self._here:
             return 1
         began = time.monotonic()
         self._ready()
+        try:
+            self._grow()
+        except RayEnded as ended:
+            self._revive(ended)
+        ranks = min(ranks, self.size)
         while (up := sum(slot.up for slot in self._slots)) < ranks and self._may_grow(up):
             try:
                 with in_use():
@@ -151,12 +169,42 @@ class RayPool(Pool):
             with in_use():
                 run = RankRun(slots, works, self.spec.device)
             del works
-            return (yield from run.events())
+            with closing(run.events()) as events:
+                return (yield from self._growing(events))
         except RayEnded:
             raise  # said when it is started again
         except RanksLost as lost:
             self._notify(f"{lost}; all go on from what they have kept last")
             raise
+
+    def _growing(self, events: Events) -> Events:
+        """The same, while workers start on machines that join, so that they are there for the next ranks."""
+        while True:
+            try:
+                yield next(events)
+            except StopIteration as end:
+                results: list[Any] = end.value
+                return results
+            self._grow(LOOK_SECONDS)
+
+    def _grow(self, after: float = 0.0) -> None:
+        """Call workers on machines that have joined, if the last look was so many seconds ago."""
+        if self._most <= len(self._slots) or time.monotonic() - self._looked < after:
+            return
+        with in_use():
+            places = sum(map(self._places_on, self._cluster.machines_at_once()))
+        self._looked = time.monotonic()
+        if (more := min(self._most, places) - len(self._slots)) > 0:
+            self._slots += [Slot() for _ in range(more)]
+            self.crew = replace(self.crew, workers=len(self._slots))
+            self._notify(f"the cluster has grown: {counted(more, 'worker')} more, {self.size} now")
+            self._hire()
+
+    def _places_on(self, machine: Mapping[str, float]) -> int:
+        """Workers that a machine can hold, each with about as much memory as the others were counted to have."""
+        places = self.crew.places_on(machine)
+        least = int(ENOUGH * self.crew.memory) if self.crew.memory else 0
+        return min(places, int(machine.get("memory", 0)) // least) if least else places
 
     def share(self, value: Any) -> Shared:
         """As `Pool.share`; the value stays here until the first task that carries it is sent."""
@@ -200,8 +248,9 @@ class RayPool(Pool):
     def _turn(self, jobs: list[Job], depth: int) -> tuple[list[Job], Heard | None]:
         """Hand out what there is room for, and listen; the jobs that are left, and what was heard."""
         try:
+            self._grow(LOOK_SECONDS)
             with in_use():
-                sent, jobs = hand_out(self._slots, jobs, depth)
+                sent, jobs = hand_out(self._slots, jobs, depth, self._homes)
                 self.moved += sum(payload(job.task) for job in sent)
                 return jobs, self._listen()
         except RayEnded as ended:
@@ -251,7 +300,7 @@ class RayPool(Pool):
             self._cluster.wait()
             self.waited += time.monotonic() - began
         with in_use():
-            self._make = self._make or actor_maker(self.spec)
+            self._make = self._make or actor_maker(self.spec, self.crew.per_gpu)
             for slot in self._slots:
                 if slot.actor is None and slot.failures < MAX_TRIES:
                     slot.fill(self._make())
@@ -291,7 +340,7 @@ class RayPool(Pool):
         if time.monotonic() - max(slot.since for slot in self._slots) > START_SECONDS:
             raise ClusterUnavailable(
                 f"no worker could start within {START_SECONDS:.0f} s; free are {ray.available_resources()}, "
-                f"a worker needs {self.spec.threads} CPU or a GPU; wait for other jobs or give fewer workers"
+                f"a worker needs {need_of(self.spec, self.crew)}; wait for other jobs or give fewer workers"
             )
 
     def _arrived(self, reference: Any) -> None:
@@ -367,11 +416,18 @@ def given_up(job: Job, reason: WorkerLost | OutOfMemory, keep_going: bool) -> Fa
     return Failed(str(reason))
 
 
-def actor_maker(spec: WorkerSpec) -> Callable[[], Any]:
-    """What calls an actor with the resources that its spec needs; the spec travels once."""
+def need_of(spec: WorkerSpec, crew: Crew) -> str:
+    """What a worker takes of a machine, in words."""
+    if spec.device != "cuda":
+        return f"{spec.threads} CPU"
+    return "a GPU" if crew.per_gpu == 1 else f"1/{crew.per_gpu} of a GPU"
+
+
+def actor_maker(spec: WorkerSpec, per_gpu: int) -> Callable[[], Any]:
+    """What calls an actor with the resources that its spec needs; the spec travels once. per_gpu: that share a GPU."""
     reference = ray.put(spec)
-    gpus = 1 if spec.device == "cuda" else 0
+    gpus = math.floor(PARTS / per_gpu) / PARTS if spec.device == "cuda" else 0
     cpus = 0 if gpus else spec.threads
     actor: Any = ray.remote(concurrency_groups={SIGNS: 1})(RayWorker)  # type: ignore[call-overload]
-    actor = actor.options(num_cpus=cpus, num_gpus=gpus, max_restarts=0)
+    actor = actor.options(num_cpus=cpus, num_gpus=gpus, max_restarts=0, scheduling_strategy=SPREAD)
     return lambda: actor.remote(reference)
