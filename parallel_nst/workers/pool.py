@@ -79,6 +79,20 @@ class Failed:
     reason: str
 
 
+class Works(Sequence[RankWork]):
+    """Works of so many ranks, each made when it is asked for: where they go to other processes, one after the other is
+    in memory here."""
+
+    def __init__(self, ranks: int, make: Callable[[int], RankWork]) -> None:
+        self._ranks, self._make = range(ranks), make
+
+    def __len__(self) -> int:
+        return len(self._ranks)
+
+    def __getitem__(self, rank: Any) -> Any:
+        return self._make(self._ranks[rank])
+
+
 class Pool(Protocol):
     """Workers that take tasks; a context manager that closes itself.
 

@@ -31,7 +31,7 @@ from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import Snapshot
 from parallel_nst.painting.tiles.ownership import Ownership, Shard
-from parallel_nst.workers.pool import Events, Handed, Pool, RanksLost, Shared
+from parallel_nst.workers.pool import Events, Handed, Pool, RanksLost, Shared, Works
 from parallel_nst.workers.worker import Progress
 
 KEEP_EVERY = 10  # steps after which ranks that may die keep what is needed to go on: about 2 % of their time
@@ -96,24 +96,27 @@ class Exact:
         assert end.end is not None, "the scale has not come to its end"
         return end.end
 
-    def _works(self, scale: Scale, start: ExactState, ownership: Ownership, due: Due) -> list[PaintShard]:
+    def _works(self, scale: Scale, start: ExactState, ownership: Ownership, due: Due) -> Works:
         """What each rank is to do, from the first image or from what was kept."""
         keeps = frozenset(range(KEEP_EVERY, scale.steps, KEEP_EVERY) if self.pool.mortal else ())
-        return [
-            PaintShard(
+        course = Course(scale.steps, due.previews, due.snapshots | keeps)
+
+        def work(rank: int) -> PaintShard:
+            tiles = ownership.of(rank)
+            return PaintShard(
                 ownership=ownership,
-                content={tile.index: scale.content.read(tile.read) for tile in ownership.of(rank)},
+                content={tile.index: scale.content.read(tile.read) for tile in tiles},
                 style=scale.style,
                 resolved=self.resolved,
                 graphs=scale.kept,
-                course=Course(scale.steps, due.previews, due.snapshots | keeps),
+                course=course,
                 pixels={} if start.first is None else own_pixels(start.first, ownership.shard(rank)),
                 carried=None if start.kept else start.carried,
                 kept=start.kept,
-                masks={tile.index: scale.masks.read(tile.read) for tile in ownership.of(rank)} if scale.masks else {},
+                masks={tile.index: scale.masks.read(tile.read) for tile in tiles} if scale.masks else {},
             )
-            for rank in range(ownership.ranks)
-        ]
+
+        return Works(ownership.ranks, work)
 
 
 def own_pixels(image: PaintedImage, shard: Shard) -> dict[int, np.ndarray]:

@@ -163,11 +163,11 @@ class RayPool(Pool):
                     yield next(events)
                 except StopIteration as end:
                     return [end.value]
-        self.moved += sum(payload(work) for work in works)
         slots = [slot for slot in self._slots if slot.up][: len(works)]
         try:
             with in_use():
                 run = RankRun(slots, works, self.spec.device)
+            self.moved += run.moved
             del works
             with closing(run.events()) as events:
                 return (yield from self._growing(events))

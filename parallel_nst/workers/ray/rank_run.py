@@ -21,7 +21,7 @@ from parallel_nst.workers.ray.cluster import first_line
 from parallel_nst.workers.ray.lifeline import CONNECTION, in_use
 from parallel_nst.workers.ray.memory_kills import memory_kills
 from parallel_nst.workers.ray.reasons import LOST, WorkerTraceback, cause_of, reason_of
-from parallel_nst.workers.ray.shared_values import Received
+from parallel_nst.workers.ray.shared_values import Received, payload
 from parallel_nst.workers.worker import out_of_memory
 
 WAIT_SECONDS = 0.2  # of one call of Ray, in which Ctrl-C is not heard
@@ -44,7 +44,7 @@ class Rank:
 
 class RankRun:
     """Works done by the actors of as many slots, which are up. An actor that is lost is dismissed; the pool fills its
-    slot again. ClusterUnavailable where the machines do not go together."""
+    slot again. ClusterUnavailable where the machines do not go together. moved: bytes of the works."""
 
     def __init__(self, slots: Sequence[Slot], works: Sequence[RankWork], device: str) -> None:
         self._device = device
@@ -57,6 +57,7 @@ class RankRun:
         self._failed = float("inf")  # when the first of these happened
         self._here, self._kills = ray.util.get_node_ip_address(), memory_kills()
         self._ranks: list[Rank] = []
+        self.moved = 0
         check_together(slots, self._here)
         try:
             meeting = ray.get(slots[0].actor.open_store.remote(), timeout=MEET_SECONDS)
@@ -64,13 +65,17 @@ class RankRun:
             slots[0].dismiss()
             raise RanksLost(f"the first worker did not answer ({first_line(error)})") from None
         try:
-            for number, (slot, work) in enumerate(zip(slots, works, strict=True)):
-                stream = slot.actor.work_as_rank.remote(work, number, len(works), meeting)
-                self._ranks.append(Rank(number, slot, stream))
+            for number, slot in enumerate(slots):
+                self._send(works[number], number, slot, (len(works), meeting))
         except HandedLost:  # a work carries something that is no longer there
             for rank in self._ranks:
                 rank.slot.dismiss()
             raise
+
+    def _send(self, work: RankWork, number: int, slot: Slot, group: tuple[int, Any]) -> None:
+        """Hand a rank its work, which is nobody's afterwards. group: how many they are, and where they meet."""
+        self.moved += payload(work)
+        self._ranks.append(Rank(number, slot, slot.actor.work_as_rank.remote(work, number, *group)))
 
     def events(self) -> Events:
         """What they tell, until all have ended; then their results. RanksLost when one is lost, OutOfMemory when it was
