@@ -329,6 +329,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", type=named, action="append", default=[], metavar="NAME=TOML")
     parser.add_argument("--weights", type=named, action="append", default=[], metavar="NAME=FILE", help="of a recipe")
     parser.add_argument("--network", type=named, action="append", default=[], metavar="NAME=FILE", help="that looks on")
+    parser.add_argument("--page", default="", help="name of the page; judge unless given")
     parser.add_argument("--factors", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="times the content weight")
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -351,7 +352,8 @@ def main() -> None:
     names = [candidate.name for candidate in candidates]
     sheet(results, names, options.out / "sheet.png")
     plane(results, names, options.out / "plane.png")
-    print(page.write(__file__, "Pictures, judged by what no recipe optimises", report(results, candidates, options)))
+    title, parts = "Pictures, judged by what no recipe optimises", report(results, candidates, options)
+    print(page.write(__file__, title, parts, name=options.page))
 
 
 def report(results: Sequence[Judged], candidates: Sequence[Candidate], options: argparse.Namespace) -> list[str]:

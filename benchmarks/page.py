@@ -39,10 +39,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def write(program: str, title: str, parts: Iterable[str], *, quick: bool = False) -> Path:
-    """The page beside the program: tiles.py writes tiles.md. quick: among the temporary files, so that a run which only
+def write(program: str, title: str, parts: Iterable[str], *, name: str = "", quick: bool = False) -> Path:
+    """The page beside the program: tiles.py writes tiles.md, or the page of this name. quick: among the temporary files, so that a run which only
     shows that the program works does not take the place of its results."""
-    path = (Path(tempfile.gettempdir()) / Path(program).name if quick else Path(program)).with_suffix(".md")
+    folder = Path(tempfile.gettempdir()) if quick else Path(program).parent
+    path = folder / f"{name or Path(program).stem}.md"
     text = [f"# {title}", f"Written by `benchmarks/{Path(program).name}`. {machine()}.", *parts]
     path.write_text("\n\n".join(text) + "\n", encoding="utf-8")
     return path
