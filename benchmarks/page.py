@@ -40,8 +40,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def write(program: str, title: str, parts: Iterable[str], *, name: str = "", quick: bool = False) -> Path:
-    """The page beside the program: tiles.py writes tiles.md, or the page of this name. quick: among the temporary files, so that a run which only
-    shows that the program works does not take the place of its results."""
+    """The page beside the program: tiles.py writes tiles.md, or the page of this name. quick: among the temporary
+    files, so that a run which only shows that the program works does not take the place of its results."""
     folder = Path(tempfile.gettempdir()) if quick else Path(program).parent
     path = folder / f"{name or Path(program).stem}.md"
     text = [f"# {title}", f"Written by `benchmarks/{Path(program).name}`. {machine()}.", *parts]
