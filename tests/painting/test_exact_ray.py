@@ -104,8 +104,14 @@ def test_processes_paint_the_picture_of_one_and_say_what_is_due(pool, expected):
     assert seen[3].snapshot(0).step == 4
 
 
-@pytest.mark.parametrize("at", [1, 15, STEPS])
-@pytest.mark.parametrize("whom", [slice(0, 1), slice(1, 2), slice(0, 2)])
+FIRST, SECOND, BOTH = slice(0, 1), slice(1, 2), slice(0, 2)
+KILLS = [(1, FIRST), (15, SECOND), (STEPS, BOTH)]
+MORE_KILLS = [(1, SECOND), (1, BOTH), (15, FIRST), (15, BOTH), (STEPS, FIRST), (STEPS, SECOND)]
+
+
+@pytest.mark.parametrize(
+    ("at", "whom"), [*KILLS, *(pytest.param(*kill, marks=pytest.mark.slow) for kill in MORE_KILLS)]
+)
 def test_workers_that_are_killed_leave_no_trace(pool, expected, at, whom):
     steps = []
 
@@ -119,6 +125,7 @@ def test_workers_that_are_killed_leave_no_trace(pool, expected, at, whom):
     assert steps == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_replaced(pool, expected):
     pool.notes.clear()
 

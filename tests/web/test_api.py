@@ -233,7 +233,7 @@ def test_nothing_of_a_server_stays(tmp_path):
 
 def test_a_running_job_goes_on_where_the_last_server_left_it(tmp_path):
     """To the very picture that it would have become."""
-    form = {"painting": "swirls", "size": 48, "recipe": '{"steps": 300, "scales": 1}'}
+    form = {"painting": "swirls", "size": 48, "recipe": '{"steps": 120, "scales": 1}'}
     content = picture_bytes()
     with served(tmp_path) as (service, caller):
         whole = sent(caller, content, **form).json()["id"]
