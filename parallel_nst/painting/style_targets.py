@@ -54,7 +54,9 @@ def measured_style(style: Framed, resolved: ResolvedRecipe, pool: Pool) -> Style
 def content_powers(content: Picture, resolved: ResolvedRecipe, pool: Pool) -> dict[str, float]:
     """Mean square of a content image's features, by content layer (see `StyleTargets`): a picture of low contrast has
     weak ones, and would lose its subject if what it lost were measured by the style's. Of the picture made small, once
-    for all scales: so it does not depend on how the picture is cut."""
+    for all scales: so it does not depend on how the picture is cut. Absolute losses need none."""
+    if resolved.recipe.loss_units == "absolute":
+        return {}
     small = framed(content.pixels, fit(content.size, min(CONTENT_SIDE, max(content.size))))
     powers = measured_style(small, resolved, pool).powers
     return {name: powers[name] for name in resolved.layers.content}

@@ -9,7 +9,6 @@ Shape letters: N pictures of a batch, C channels, H and W positions of a layer. 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -208,9 +207,8 @@ def take_encoder(generator: Generator, weights: Mapping[str, Tensor]) -> None:
 
 def take_weights(generator: Generator, weights: Mapping[str, Tensor]) -> None:
     """Put another generator's weights in. BadInput, in one line, where it has another shape."""
-    own = generator.state_dict()
-    shapes = ({key: value.shape for key, value in state.items()} for state in (own, weights))
-    if operator.ne(*shapes):
+    own, other = ({key: value.shape for key, value in state.items()} for state in (generator.state_dict(), weights))
+    if own != other:
         raise BadInput(
             f"the generator to start with has not the shape of the {generator.architecture} that is to be trained, "
             f"{generator.hyperparameters}; give its --arch, --width, --blocks and --norm (pnst models inspect)"

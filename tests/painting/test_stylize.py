@@ -242,6 +242,11 @@ def test_what_a_picture_of_low_contrast_loses_counts_as_much(pool):
         assert nothing.content_unit(name) == pytest.approx(0.1 * targets.powers[name])
 
 
+def test_absolute_losses_need_no_unit_of_the_content(pool):
+    resolved = resolve(replace(RECIPE, loss_units="absolute"), tiny_backbone())
+    assert content_powers(picture(40, 30), resolved, pool) == {}
+
+
 def test_a_large_content_is_measured_small(pool):
     resolved = resolve(RECIPE, tiny_backbone())
     large = picture(600, 40)

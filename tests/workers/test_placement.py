@@ -27,8 +27,7 @@ from parallel_nst.recipe import Recipe, TilingSpec
 from parallel_nst.workers.crew import Crew, CrewSpec
 from parallel_nst.workers.opening import Workload, open_workers
 from parallel_nst.workers.pool import Pinned, Pool, SerialPool
-from parallel_nst.workers.ray import actors
-from parallel_nst.workers.ray import pool as ray_pool
+from parallel_nst.workers.ray import actors, placement
 from parallel_nst.workers.ray.pool import RayPool
 from parallel_nst.workers.threads import ThreadPool
 from parallel_nst.workers.worker import Progress, Worker, WorkerSpec
@@ -207,7 +206,7 @@ def test_machines_are_not_asked_for_all_the_time(monkeypatch: pytest.MonkeyPatch
     pool = Growing(Crew(1, 1), 9, {"CPU": 4.0})
     pool._grow(1000.0)
     assert pool.size == 1
-    monkeypatch.setattr(ray_pool.time, "monotonic", lambda: pool._looked + 1000.0)
+    monkeypatch.setattr(placement.time, "monotonic", lambda: pool._growth._looked + 1000.0)
     pool._grow(1000.0)
     assert pool.size == 4
 
@@ -242,7 +241,7 @@ def test_threads_share_gpus_as_the_crew_says() -> None:
     ],
 )
 def test_what_a_worker_takes_of_a_machine(spec: WorkerSpec, crew: Crew, need: str) -> None:
-    assert ray_pool.need_of(spec, crew) == need
+    assert placement.need_of(spec, crew) == need
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ from parallel_nst.workers.ray import cluster as ray_cluster
 from parallel_nst.workers.ray import pool as ray_pool
 from parallel_nst.workers.ray.actors import Job, Slot, hand_out, in_one_place
 from parallel_nst.workers.ray.cluster import CLUSTERS, LEAST_OBJECT_STORE, START_TRIES, RayCluster, check_address
-from parallel_nst.workers.ray.pool import IN_FLIGHT, MAX_TRIES, RayPool
+from parallel_nst.workers.ray.pool import IN_FLIGHT, RayPool
+from parallel_nst.workers.ray.retries import MAX_TRIES
 from parallel_nst.workers.ray.shared_values import RayShared, payload
 from parallel_nst.workers.worker import Progress, Task, Worker, WorkerSpec
 

@@ -166,8 +166,8 @@ def spec_of(job: TrainJob) -> ObjectiveSpec:
     picture = read_image(job.style, max_pixels=job.max_pixels)
     style = style_picture(picture.pixels, settings.style_size, job.preset.crop.size)
     encoder = None if job.encoder is None else read_state(job.encoder)
-    begun = None if job.start is None else read_generator(start_files(job.start))[0].state_dict()
-    return StyleSpec(settings, style, load_weights(settings.backbone, job.weights), encoder, begun)
+    first = None if job.start is None else read_generator(start_files(job.start))[0].state_dict()
+    return StyleSpec(settings, style, load_weights(settings.backbone, job.weights), encoder, first)
 
 
 def start_files(name: str) -> list[Path]:

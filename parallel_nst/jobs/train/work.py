@@ -50,12 +50,20 @@ class StyleSpec:
     start: State | None = None
 
     def build(self, steps: int, epoch_steps: int, place: Place) -> Feedforward:
-        settings, first = self.settings, {"encoder": self.encoder, "start": self.start}
+        settings = self.settings
         backbone = build_backbone(settings.backbone, self.weights)
         layers = settings.layers_used
         backbone.check_layers((*layers.style, *layers.content))
         backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster
-        return Feedforward(settings, self.style, backbone, steps=steps, **first, device=place.device)
+        return Feedforward(
+            settings,
+            self.style,
+            backbone,
+            steps=steps,
+            encoder=self.encoder,
+            start=self.start,
+            device=place.device,
+        )
 
 
 @dataclass(frozen=True)

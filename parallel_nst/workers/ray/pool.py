@@ -7,24 +7,19 @@ running one again safe.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    RayError,
-    RayTaskError,
-)
+from ray.exceptions import RayError, RayTaskError
 
 from parallel_nst.errors import ClusterUnavailable, OutOfMemory, WorkerLost
 from parallel_nst.workers.crew import Crew, counted
 from parallel_nst.workers.pool import (
     Events,
-    Failed,
     OnProgress,
     Pinned,
     Pool,
@@ -35,30 +30,19 @@ from parallel_nst.workers.pool import (
     run_here,
 )
 from parallel_nst.workers.ranks.communicator import Alone
-from parallel_nst.workers.ray.actors import SIGNS, Job, RayWorker, Slot, TaskFinished, hand_out, hung, in_one_place
+from parallel_nst.workers.ray.actors import Job, Slot, TaskFinished, hand_out, hung, in_one_place
 from parallel_nst.workers.ray.cluster import RayCluster, last_line
 from parallel_nst.workers.ray.lifeline import CONNECTION, RayEnded, in_use
+from parallel_nst.workers.ray.placement import LOOK_SECONDS, Growth, actor_maker, need_of
 from parallel_nst.workers.ray.rank_run import WAIT_SECONDS, RankRun
 from parallel_nst.workers.ray.reasons import LOST, WorkerTraceback, cause_of, reason_of
+from parallel_nst.workers.ray.retries import MAX_TRIES, Lost, given_up, in_order, whats_next
 from parallel_nst.workers.ray.shared_values import RayShared, payload
-from parallel_nst.workers.worker import SMALLER, Progress, Task, Worker, WorkerSpec
+from parallel_nst.workers.worker import Progress, Task, Worker, WorkerSpec
 
-MAX_TRIES = 3  # of one task, over workers that died; of starting a worker in one place
 IN_FLIGHT = 2  # pinned tasks of a worker: the pixels of the next travel while it computes
 RESUME = "--resume goes on from the last checkpoint, if one was written"
 START_SECONDS = 120.0  # within which the first worker must be there
-LOOK_SECONDS = 2.0  # between two looks at whether machines have joined
-ENOUGH = 0.5  # of the others' memory, for a worker on a machine that joins: what is free differs from one to the next
-SPREAD = "SPREAD"  # Ray's way of putting each actor on another machine, as long as there is room; else it fills one
-PARTS = 10_000  # of a GPU, in which Ray counts: a third must be rounded down, or three of them would not fit
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A worker died, and why; these were with it, each with the number of its next try."""
-
-    jobs: list[Job]
-    reason: WorkerLost | OutOfMemory
 
 
 Heard = tuple[Job, Progress | TaskFinished | Lost]
@@ -98,8 +82,7 @@ class RayPool(Pool):
         self._make: Callable[[], Any] | None = None
         self._deaths = 0  # of Ray itself
         self._slots = [Slot() for _ in range(crew.workers)]
-        self._most = most
-        self._looked = time.monotonic()  # for machines that have joined
+        self._growth = Growth(most)
         self._homes = crew.workers  # slots that pins are spread over
 
     def map(
@@ -189,22 +172,11 @@ class RayPool(Pool):
 
     def _grow(self, after: float = 0.0) -> None:
         """Call workers on machines that have joined, if the last look was so many seconds ago."""
-        if self._most <= len(self._slots) or time.monotonic() - self._looked < after:
-            return
-        with in_use():
-            places = sum(map(self._places_on, self._cluster.machines_at_once()))
-        self._looked = time.monotonic()
-        if (more := min(self._most, places) - len(self._slots)) > 0:
+        if more := self._growth.more(self.crew, self._cluster, after):
             self._slots += [Slot() for _ in range(more)]
             self.crew = replace(self.crew, workers=len(self._slots))
             self._notify(f"the cluster has grown: {counted(more, 'worker')} more, {self.size} now")
             self._hire()
-
-    def _places_on(self, machine: Mapping[str, float]) -> int:
-        """Workers that a machine can hold, each with about as much memory as the others were counted to have."""
-        places = self.crew.places_on(machine)
-        least = int(ENOUGH * self.crew.memory) if self.crew.memory else 0
-        return min(places, int(machine.get("memory", 0)) // least) if least else places
 
     def share(self, value: Any) -> Shared:
         """As `Pool.share`; the value stays here until the first task that carries it is sent."""
@@ -395,39 +367,3 @@ class RayPool(Pool):
                 slot.dismiss()
             slot.jobs.clear()  # a generator of `map` that ends later finds nothing to kill
         self._cluster.close()
-
-
-def in_order(jobs: Sequence[Job]) -> list[Job]:
-    """As they were given, each once."""
-    return sorted({job.index: job for job in jobs}.values(), key=lambda job: job.index)
-
-
-def whats_next(job: Job, keep_going: bool) -> str:
-    """What becomes of the job that a lost worker was at."""
-    if job.tries <= MAX_TRIES:
-        return f"its task is done again on a new one (try {job.tries} of {MAX_TRIES})"
-    return f"its task is given up after {MAX_TRIES} tries" + (", the others go on" if keep_going else "")
-
-
-def given_up(job: Job, reason: WorkerLost | OutOfMemory, keep_going: bool) -> Failed:
-    """The result of a job that was tried often enough; an error of the reason's kind unless the others are to go on."""
-    if not keep_going:
-        raise type(reason)(f"tile {job.index + 1} lost its worker {MAX_TRIES} times: {reason}; {SMALLER}")
-    return Failed(str(reason))
-
-
-def need_of(spec: WorkerSpec, crew: Crew) -> str:
-    """What a worker takes of a machine, in words."""
-    if spec.device != "cuda":
-        return f"{spec.threads} CPU"
-    return "a GPU" if crew.per_gpu == 1 else f"1/{crew.per_gpu} of a GPU"
-
-
-def actor_maker(spec: WorkerSpec, per_gpu: int) -> Callable[[], Any]:
-    """What calls an actor with the resources that its spec needs; the spec travels once. per_gpu: that share a GPU."""
-    reference = ray.put(spec)
-    gpus = math.floor(PARTS / per_gpu) / PARTS if spec.device == "cuda" else 0
-    cpus = 0 if gpus else spec.threads
-    actor: Any = ray.remote(concurrency_groups={SIGNS: 1})(RayWorker)  # type: ignore[call-overload]
-    actor = actor.options(num_cpus=cpus, num_gpus=gpus, max_restarts=0, scheduling_strategy=SPREAD)
-    return lambda: actor.remote(reference)
