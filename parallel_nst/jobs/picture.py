@@ -93,7 +93,7 @@ def stylize_file(
     )
     with opened as pool:
         share = memory_share(job, memory, pool, content.size)
-        budget = budget_for(sources, resolved, backbone, pool.spec, pool.size, share)
+        budget = budget_for(sources, resolved, backbone, pool.spec, pool.size, share, ray=pool.mortal)
         resolved = settled(content.size, resolved, budget)
         identity = identity_of(job, resolved.recipe)
         resume = resumed(job, identity, notify) if job.resume else None
@@ -229,8 +229,7 @@ def memory_share(job: PictureJob, memory: int | None, pool: Pool, content: Size)
         return memory or known
     if memory is None:
         return None
-    ray = not job.in_process and crew.workers > 1
-    return worker_share(memory, final_size(content, job.recipe), job.recipe, crew.workers, ray=ray)
+    return worker_share(memory, final_size(content, job.recipe), job.recipe, crew.workers, ray=pool.mortal)
 
 
 def identity_of(job: PictureJob, recipe: Recipe) -> str:

@@ -141,7 +141,7 @@ def memory_here(job: PlanJob, recipe: Recipe, staff: Staff) -> tuple[int, tuple[
             f"{job.size} px take {memory_text(driver)} of memory beside the workers, and this machine has "
             f"{memory_text(have)}; give --memory to plan for another one, or a smaller --size"
         )
-    share = worker_share(have, job.size, recipe, staff.workers)
+    share = worker_share(have, job.size, recipe, staff.workers, ray=staff.workers > 1)
     return share, (f"memory: {memory_text(share)} a worker is what this machine has",)
 
 

@@ -103,7 +103,7 @@ def stylize_sources(
     """
     backbone = build_backbone(recipe.backbone, pool.spec.weights[recipe.backbone], recipe.pooling)
     resolved = resolve(recipe, backbone)
-    budget = budget or budget_for(sources, resolved, backbone, pool.spec, pool.size, worker_memory(pool))
+    budget = budget or budget_of(pool, sources, resolved, backbone)
     return paint(sources, resolved, pool, budget, callbacks, resume)
 
 
@@ -184,6 +184,12 @@ def last(states: Iterator[State]) -> State:
     return deque(states, maxlen=1)[0]
 
 
+def budget_of(pool: Pool, sources: SourcePictures, resolved: ResolvedRecipe, backbone: Backbone) -> Budget:
+    """What tiles are cut for on the workers that a pool has."""
+    memory = worker_memory(pool)
+    return budget_for(sources, resolved, backbone, pool.spec, pool.size, memory, ray=pool.mortal)
+
+
 def budget_for(
     sources: SourcePictures,
     resolved: ResolvedRecipe,
@@ -191,15 +197,18 @@ def budget_for(
     spec: WorkerSpec,
     workers: int,
     memory: int | None = None,
+    *,
+    ray: bool = False,
 ) -> Budget:
-    """What tiles are cut for. memory: bytes of one worker; None: its share of what this machine has beside the driver.
+    """What tiles are cut for. memory: bytes of one worker; None: its share of what this machine has beside the driver
+    and, where Ray runs the workers, Ray's own processes.
 
     A pool of one worker is this process, and the optimiser's pictures are its own.
     """
     if memory is None:
         size = final_size(sources.content.size, resolved.recipe)
         have = machine_memory() - 4 * len(sources.masks) * size.area  # float32 masks of the scale, beside the picture
-        memory = worker_share(have, size, resolved.recipe, workers)
+        memory = worker_share(have, size, resolved.recipe, workers, ray=ray)
     layers, dtype = resolved.layers, getattr(torch, spec.dtype)
     costs = profile(backbone, layers.style, layers.content, dtype)
     kept = len(sources.masks) * mask_bytes(backbone, layers.style)
@@ -239,7 +248,7 @@ def whole_loss(content: Picture, style: Picture, generated: Picture, recipe: Rec
     backbone = build_backbone(recipe.backbone, pool.spec.weights[recipe.backbone], recipe.pooling)
     resolved = resolve(replace(recipe, tiling=replace(recipe.tiling, mode="exact", tiles="auto")), backbone)
     sources = SourcePictures(content, [style])
-    budget = budget_for(sources, resolved, backbone, pool.spec, pool.size, worker_memory(pool))
+    budget = budget_of(pool, sources, resolved, backbone)
     plan = plan_scales(content.size, style.size, resolved, budget)[-1]
     scale = scale_of(sources, plan, resolved, pool, content_powers(content, resolved, pool))
     mode = Exact(replace(scale, steps=0), resolved, pool, budget)

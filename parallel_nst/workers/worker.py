@@ -8,8 +8,6 @@ whose worker died can be run again elsewhere; what earlier tasks have left with 
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import traceback
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,8 +23,7 @@ from parallel_nst.networks.backbones.base import Backbone
 from parallel_nst.networks.backbones.loading import build_backbone
 from parallel_nst.networks.weights.states import State
 from parallel_nst.recipe import Pooling
-
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+from parallel_nst.workers.freed_memory import keep_memory
 
 SMALLER = "give more tiles, fewer workers on a machine, or a smaller size"
 
@@ -153,17 +150,3 @@ def lacks_memory(error: Exception) -> bool:
 def out_of_memory(device: str) -> str:
     """Whose memory did not suffice."""
     return f"the memory of a worker's {'GPU' if device.startswith('cuda') else 'machine'} does not suffice"
-
-
-def keep_memory() -> None:
-    """Let glibc keep freed memory instead of giving it back to the system, once for the process.
-
-    Every optimiser step frees and allocates the same few large arrays; faulting their pages in again cost a fifth of
-    a step at 1024 px on two cores. Threads share one arena, for what another arena has freed serves nobody else. Does
-    nothing with another C library.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, -1)
-        mallopt(M_ARENA_MAX, 1)

@@ -57,7 +57,7 @@ def test_memory_is_shared_by_the_workers_of_this_machine(plan, monkeypatch):
     here, beyond = (
         json.loads(plan("--size", 600, "--workers", workers, "--speed", 100, "--json")) for workers in (2, 8)
     )
-    assert 4 * GIB < here["memory"] < 4.5 * GIB  # beside the driver's
+    assert 3.5 * GIB < here["memory"] < 4 * GIB  # beside the driver's and Ray's own
     assert beyond["memory"] == 9 * GIB // 4
     assert "as if they were on machines like this one, 4 on each" in beyond["notes"][0]
 

@@ -84,6 +84,7 @@ CONFIGURATIONS: dict[str, tuple[Callable[[Config], Any], list[str]]] = {
     ),
     "threads": (without("unset OMP_NUM_THREADS;", "worker"), ["worker: ray up sets OMP_NUM_THREADS to 1"]),
     "niceness": (without("RAY_worker_niceness=0", "head"), ["head: Ray's workers run at niceness 15"]),
+    "arenas": (without("MALLOC_ARENA_MAX=1", "worker"), ["worker: workers give the memory of large arrays back"]),
     "open dashboard": (
         lambda config: commands(config, lambda text: text.replace("127.0.0.1", "0.0.0.0")),
         ["head: the dashboard, .* listens to every network"],

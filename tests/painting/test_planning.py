@@ -92,7 +92,7 @@ def test_limits_of_all_groups_around_a_process_count(root):
         memory__usage_in_bytes=2 * GIB,
         memory__stat=f"inactive_file 0\ntotal_inactive_file {GIB // 2}",
     )
-    assert sorted(group_memory(root)) == [3 * GIB - 3 * GIB // 2, 7 * GIB]
+    assert sorted(group_memory(root)) == [int(0.95 * 3 * GIB) - 3 * GIB // 2, int(0.95 * 10 * GIB) - 3 * GIB]
 
 
 def test_in_a_container_the_top_group_is_its_own(root):
@@ -105,7 +105,7 @@ def test_without_groups_nothing_limits(tmp_path):
 
 
 def test_this_machine_has_some_memory():
-    assert 0 < machine_memory() <= psutil.virtual_memory().total
+    assert 0 < machine_memory() < 0.96 * psutil.virtual_memory().total  # a guard would end a worker that took the rest
 
 
 def figures(tiles, workers, kept):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -56,7 +57,7 @@ pytestmark = [
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
 
-AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+OURS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
 STEPS = 3
 GONE = 120.0  # seconds within which a process that was killed must have left, on a busy machine too
 SPEC = WorkerSpec("cpu", "float32", 1, {"embedded": tiny_state()})
@@ -109,7 +110,7 @@ def lease(tmp_path_factory: pytest.TempPathFactory, short_folder: Path) -> Itera
         patch.setenv("RAY_TMPDIR", str(place))
         patch.setattr(actors, "REPLACE_SECONDS", 600.0)  # on a busy machine an actor takes a minute to come up
         patch.setattr(ray_pool, "START_SECONDS", 600.0)
-        before, memory, others = {key: os.environ.get(key) for key in AUTH}, shared_memory(), children()
+        before, memory, others = {key: os.environ.get(key) for key in OURS}, shared_memory(), children()
         pool = RayPool(RayCluster(None, 2), SPEC, Crew(2, 1), notify=told.append)
         yield Lease(pool, told, home, place, before, memory, others)
         pool.close()
@@ -275,6 +276,21 @@ class Surroundings:
 
     def run(self, worker: Worker) -> Generator[Progress, None, tuple[int, int, str | None]]:
         return torch.get_num_threads(), os.nice(0), os.environ.get("OMP_NUM_THREADS")
+        yield
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Pages that come from the system while a large array is freed and made again."""
+
+    def run(self, worker: Worker) -> Generator[Progress, None, int]:
+        length = 20 << 20  # 80 MiB are more than glibc's arenas of threads hold
+        for _ in range(2):
+            torch.ones(length)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(5):
+            torch.ones(length)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
         yield
 
 
@@ -625,6 +641,11 @@ def test_others_go_on_without_a_task_that_kills_every_worker(pool: RayPool, tmp_
     full_crew(pool)
 
 
+def test_memory_that_a_task_frees_stays_with_its_worker(pool: RayPool) -> None:
+    [(_, faults)] = pool.map([Faults()])
+    assert faults * resource.getpagesize() < 80 << 20, "each of the five would fault in as much"
+
+
 def test_nothing_is_left_behind(lease: Lease) -> None:
     """The last test of the pool: it closes it."""
     started = children() - lease.others
@@ -633,7 +654,7 @@ def test_nothing_is_left_behind(lease: Lease) -> None:
     lease.pool.close()
     assert within(GONE, lambda: not any(is_alive(process) for process in started)), names
     assert not (lease.home / ".ray").exists()
-    assert {key: os.environ.get(key) for key in AUTH} == lease.environment
+    assert {key: os.environ.get(key) for key in OURS} == lease.environment
     assert shared_memory() <= lease.memory
     assert list(lease.place.iterdir()) == []
     assert CLUSTERS == []

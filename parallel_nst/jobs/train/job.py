@@ -31,8 +31,8 @@ from parallel_nst.training.fit import FitReport, FitSettings, TrainingCallbacks,
 from parallel_nst.training.settings import CycleSettings, FeedforwardSettings
 from parallel_nst.workers import opening as pools
 from parallel_nst.workers.crew import Crew, CrewSpec
+from parallel_nst.workers.freed_memory import keep_memory
 from parallel_nst.workers.ranks.place import Place
-from parallel_nst.workers.worker import keep_memory
 
 NO_RAY_TRAIN = "several workers need Ray Train: pip install 'parallel-nst[training]', or give --workers 1"
 

@@ -9,7 +9,7 @@ from parallel_nst.recipe import Recipe
 
 PIXEL = 12  # bytes: three channels of float32
 
-# Measured on x86-64 Linux with PyTorch 2.13 (oneDNN), one thread, freed memory kept (`worker.keep_memory`): greatest
+# Measured on x86-64 Linux with PyTorch 2.13 (oneDNN), one thread, freed memory kept (`workers.freed_memory`): greatest
 # resident size over three exact steps, embedded backbone, VGG19 and SqueezeNet, float32 and bfloat16, tiles of 256 to
 # 1024 px, none to four graphs kept, beside what `planning.profile` counts. The two factors were raised by 1.3 since,
 # when a picture of 18 megapixels took that much more of its workers than was forecast.

@@ -12,6 +12,7 @@ import psutil  # type: ignore[import-untyped]
 
 from parallel_nst.errors import BadInput
 
+SPARE = 0.05  # of all memory: Ray kills workers, and systems begin to thrash, when less is free
 MEMORY_BOUNDS = (1 << 20, 1 << 50)  # 1 MiB to 1 PiB: what lies outside is a slip of the unit
 GROUP_FILES = {  # controllers of a control group -> its files of limit and use
     "": ("memory.max", "memory.current"),  # version 2
@@ -20,9 +21,10 @@ GROUP_FILES = {  # controllers of a control group -> its files of limit and use
 
 
 def machine_memory() -> int:
-    """Bytes that this process and its children can still take without swapping: what the system calls available, or
-    less where a control group (a container) allows less."""
-    return min(int(psutil.virtual_memory().available), *group_memory(Path("/")))
+    """Bytes that this process and its children can still take without swapping, or a guard ending one of them: what the
+    system calls available, or less where a control group (a container) allows less; a little is left of either."""
+    memory = psutil.virtual_memory()
+    return min(max(0, int(memory.available - SPARE * memory.total)), *group_memory(Path("/")))
 
 
 def group_memory(root: Path) -> Iterator[int]:
@@ -50,7 +52,7 @@ def bytes_left(folder: Path, limit: str, used: str) -> Iterator[int]:
         return
     if allowed.isdigit():
         idle = int(pages.get("total_inactive_file", pages.get("inactive_file", 0)))
-        yield max(0, int(allowed) - max(0, taken - idle))
+        yield max(0, int((1 - SPARE) * int(allowed)) - max(0, taken - idle))
 
 
 def parse_memory(text: str) -> int:

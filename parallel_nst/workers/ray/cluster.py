@@ -22,6 +22,7 @@ import ray
 from ray.exceptions import RayError
 
 from parallel_nst.errors import BadInput, ClusterUnavailable
+from parallel_nst.workers import freed_memory
 from parallel_nst.workers.ray.lifeline import CONNECTION, Watched, connected, named, watch
 from parallel_nst.workers.ray.session_folders import SessionFolder, kill_users, remove_left_behind
 
@@ -67,7 +68,7 @@ class RayCluster:
         for other in CLUSTERS[: CLUSTERS.index(self)]:
             if other._leave.is_set():  # it was closed before it was up
                 other._join()
-        self._environment = {key: os.environ.get(key) for key in AUTH}
+        self._environment = {key: os.environ.get(key) for key in (*AUTH, *freed_memory.ENVIRONMENT)}
         self._try(START_TRIES)
 
     def _start(self, cores: int, store: int) -> None:
@@ -224,6 +225,8 @@ def start_local(cores: int, store: int, folder: Path) -> None:
     """A Ray on this machine that ends with this program; ClusterUnavailable, in one line, when it cannot start. folder:
     for its sockets and logs."""
     os.environ.setdefault("RAY_AUTH_TOKEN", TOKEN)
+    for name, value in freed_memory.ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     silence_notices()
     try:
         ray.init(

@@ -37,13 +37,14 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from parallel_nst.errors import ClusterUnavailable, OutOfMemory, PnstError, WorkerLost
 from parallel_nst.workers.crew import Crew
+from parallel_nst.workers.freed_memory import keep_memory
 from parallel_nst.workers.ranks.group import check_group, place_in_group
 from parallel_nst.workers.ranks.place import CPU, Place
 from parallel_nst.workers.ranks.stations import station_here
 from parallel_nst.workers.ray.cluster import RayCluster, end_program, first_line, last_line
 from parallel_nst.workers.ray.interface import choose_interface
 from parallel_nst.workers.ray.messages import Began, Line, Mailbox, Message, News, RankFailed, RankFinished, Teller
-from parallel_nst.workers.worker import keep_memory, lacks_memory, out_of_memory
+from parallel_nst.workers.worker import lacks_memory, out_of_memory
 
 MAX_DEATHS = 3  # of workers, after which a training is given up
 START_SECONDS = 120.0  # within which the ranks must have begun
