@@ -13,6 +13,7 @@ import pytest
 import torch
 from small_generators import as_variables, microast_files, same_pictures, small
 
+from parallel_nst.files.bundled import STYLES
 from parallel_nst.networks.generators import registry as generator_registry
 from parallel_nst.networks.generators.files import digest_of, open_generator, save_generator
 from parallel_nst.networks.generators.registry import (
@@ -115,6 +116,12 @@ def test_bundled_styles_go_by_the_names_of_their_files(cache, styles):
     assert resolve("wave") == styles / "wave.safetensors"
     assert open_generator("wave")[1].architecture == "transformer-net"
     assert [model.state for model in named_models()[:3]] == ["bundled", "bundled", "download"]
+
+
+def test_each_bundled_painting_has_its_style_and_the_first_is_the_default():
+    assert set(bundled()) == set(STYLES) and default_model() == STYLES[0]
+    for path in bundled().values():
+        assert path.stat().st_size <= 4e6
 
 
 def test_without_a_bundled_style_there_is_no_default(cache, monkeypatch, tmp_path):

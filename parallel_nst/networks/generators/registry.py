@@ -13,6 +13,7 @@ from pathlib import Path
 
 from parallel_nst.errors import BadInput, BadWeights
 from parallel_nst.files import digests
+from parallel_nst.files.bundled import STYLES as PAINTINGS
 from parallel_nst.networks.weights.download import cache_folder, fetched
 
 STYLES = Path(__file__).parents[1] / "weights" / "styles"  # one .safetensors a style, named by it
@@ -72,8 +73,9 @@ def bundled() -> dict[str, Path]:
 
 
 def default_model() -> str | None:
-    """The bundled style to use when none is named: the first by name; None where none is bundled."""
-    return next(iter(bundled()), None)
+    """The bundled style to use when none is named: that of the default painting, or the first by name; None where none
+    is bundled."""
+    return max(bundled(), key=lambda name: name == PAINTINGS[0], default=None)
 
 
 def named_models() -> list[Named]:
