@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from typing import Any
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
@@ -20,8 +21,19 @@ ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.tcache_c
 def keep_memory() -> None:
     """Let glibc keep freed memory instead of giving it back to the system, once for the process. Threads share one
     arena, for what another arena has freed serves nobody else. Does nothing with another C library."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
+    if mallopt := of_glibc("mallopt"):
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, -1)
         mallopt(M_ARENA_MAX, 1)
+
+
+def give_back() -> None:
+    """Give what is free to the system, once. Arrays of many sizes leave holes that do not fit the next ones: with large
+    pictures as much as several copies of them. To fault in again what is used takes a few tenths of a second."""
+    if trim := of_glibc("malloc_trim"):
+        trim(0)
+
+
+def of_glibc(name: str) -> Any:
+    """A function of glibc; None with another C library."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

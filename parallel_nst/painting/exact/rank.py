@@ -27,9 +27,12 @@ from parallel_nst.painting.gatys.style import StyleTargets
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import distinct
 from parallel_nst.painting.tiles.ownership import Ownership, Shard
+from parallel_nst.workers.freed_memory import give_back
 from parallel_nst.workers.pool import Handed
 from parallel_nst.workers.ranks.communicator import Communicator
 from parallel_nst.workers.worker import Progress, Worker
+
+LARGE = 64 << 20  # bytes of a rank's part of the picture: steps take seconds from there on
 
 Numbers = Mapping[str, Tensor]  # small, the same on every rank
 
@@ -137,8 +140,11 @@ def painted(
 ) -> Generator[Progress | Preview | Handed, None, float]:
     """The steps of a rank, with what it tells of them; returns the loss at the end."""
     iteration, iterations = start, minimise(objective, start, optimizer, course.steps)
+    large = start.image.nbytes >= LARGE
     del start
     for iteration in iterations:
+        if large:
+            give_back()
         yield Progress(iteration.step, course.steps, iteration.loss)
         if iteration.step in course.previews:
             yield Preview(iteration.step, preview_parts(iteration.image, shard, objective.size))

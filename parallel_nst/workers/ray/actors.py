@@ -48,6 +48,7 @@ class RayWorker:
         self._worker = Worker(spec)
         self._station = station_here(ray.util.get_node_ip_address(), self._worker.device)
         self._store: TCPStore | None = None
+        self._work: RankWork | None = None
 
     def ready(self) -> Station:
         """Where it is and what it runs, once the constructor has run."""
@@ -63,11 +64,19 @@ class RayWorker:
         self._store = TCPStore(ray.util.get_node_ip_address(), 0, is_master=True, wait_for_workers=False)
         return self._store.host, self._store.port
 
+    def receive(self, work: RankWork) -> None:
+        """Take in what `work_as_rank` is to do. By a task of its own, as Ray keeps the arguments of one in its object
+        store until it ends."""
+        self._work = work
+
     def work_as_rank(
-        self, work: RankWork, rank: int, size: int, meeting: tuple[str, int]
+        self, received: None, rank: int, size: int, meeting: tuple[str, int]
     ) -> Generator[Any, None, None]:
         """Do a rank's work and stream what it tells, then its result. What it hands out is a message of its own between
-        two that announce it, so that it can be kept without being read."""
+        two that announce it, so that it can be kept without being read. received: what `receive` has returned, so that
+        its failure is told here."""
+        work, self._work = self._work, None
+        assert work is not None
         choose_interface()
         self._worker.set_threads(self._worker.spec.threads)
         store = reached_store(meeting, self._station)

@@ -75,7 +75,8 @@ class RankRun:
     def _send(self, work: RankWork, number: int, slot: Slot, group: tuple[int, Any]) -> None:
         """Hand a rank its work, which is nobody's afterwards. group: how many they are, and where they meet."""
         self.moved += payload(work)
-        self._ranks.append(Rank(number, slot, slot.actor.work_as_rank.remote(work, number, *group)))
+        received = slot.actor.receive.remote(work)
+        self._ranks.append(Rank(number, slot, slot.actor.work_as_rank.remote(received, number, *group)))
 
     def events(self) -> Events:
         """What they tell, until all have ended; then their results. RanksLost when one is lost, OutOfMemory when it was
