@@ -151,10 +151,12 @@ def speed_of_worker(job: PlanJob, staff: Staff, reader: FeatureReader) -> tuple[
         return job.speed * GIGA, ()
     if staff.device == "cuda" and not torch.cuda.is_available():
         raise BadInput("the workers have GPUs, and PyTorch finds none here to measure; give the --speed of one")
-    threads = min(staff.threads, pools.usable_cores())
-    speed = measured_speed(reader, threads, staff.device)
+    cores = pools.usable_cores()
+    threads = min(staff.threads, cores)
+    beside = 1 if staff.device == "cuda" else min(staff.workers, cores // threads)
+    speed = measured_speed(reader, threads, staff.device, beside)
     how = "on a GPU" if staff.device == "cuda" else f"{threads} thread{'s' * (threads != 1)} a worker"
-    return speed, (f"speed: measured here, {how}",)
+    return speed, (f"speed: measured here, {how}{', with as many at once' * (beside > 1)}",)
 
 
 def driver_note(need: int) -> tuple[str, ...]:

@@ -123,6 +123,7 @@ def test_traffic_is_what_a_step_moves(backbone, costs, workers, monkeypatch):
 def test_totals_add_up(backbone, costs):
     _, needs = needs_of(RECIPE, backbone, costs)
     assert needs.flops == pytest.approx(sum(scale.steps * scale.flops for scale in needs.scales))
+    assert needs.seconds == pytest.approx(sum((scale.steps + 1) * scale.seconds for scale in needs.scales))
     assert needs.seconds >= needs.flops / SPEED / 2
 
 
@@ -150,8 +151,8 @@ def test_an_unknown_backbone_is_refused():
         untrained("vgg20")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_speed_is_measured_and_threads_are_left_as_they_were(backbone, dtype):
+@pytest.mark.parametrize(("dtype", "beside"), [(torch.float32, 1), (torch.bfloat16, 1), (torch.float32, 3)])
+def test_speed_is_measured_and_threads_are_left_as_they_were(backbone, dtype, beside):
     before = torch.get_num_threads()
-    assert measured_speed(reader_of(backbone, dtype), before + 1) > 1e6
+    assert measured_speed(reader_of(backbone, dtype), before + 1, beside=beside) > 1e6
     assert torch.get_num_threads() == before

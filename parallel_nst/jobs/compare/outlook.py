@@ -26,9 +26,12 @@ def outlook(scene: Scene, settings: Sequence[Setting], rounds: int) -> str:
     backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     reader = FeatureReader(backbone, resolve(scene.recipe, backbone).layers, getattr(torch, scene.dtype))
     costs = profile(backbone, reader.layers.style, reader.layers.content, reader.dtype)
-    threads = sorted({setting.threads for setting in settings})
-    speeds = {count: measured_speed(reader, count, scene.device) for count in threads}
-    seconds = sum(seconds_of(scene, setting, reader, costs, speeds[setting.threads]) for setting in settings)
+    crews = sorted({(setting.threads, setting.workers) for setting in settings})
+    alone = scene.device == "cuda"  # each on a GPU of its own
+    speeds = {crew: measured_speed(reader, crew[0], scene.device, 1 if alone else crew[1]) for crew in crews}
+    seconds = sum(
+        seconds_of(scene, setting, reader, costs, speeds[setting.threads, setting.workers]) for setting in settings
+    )
     runs = rounds * len(settings)
     return (
         f"{runs} runs: {len(settings)} settings, once to warm up and {rounds - 1} "

@@ -1,6 +1,7 @@
 """What a run will need, from its plan alone: arithmetic, memory, traffic and, given a speed, time.
 
-Counted are the steps. Start-up, the way of the data through a network, and files come on top.
+Counted are the steps and, as one more in the time of each scale, the features of its content and the loss of what it
+ends with. Start-up, the way of the data through a network, and files come on top.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +34,7 @@ from parallel_nst.painting.tiles.geometry import whole_tile
 from parallel_nst.painting.tiles.ownership import Ownership, crossings, deal
 from parallel_nst.recipe import Pooling, Recipe
 
-SPEED_SIDE = 256  # px of the tile that a speed is measured on
+SPEED_SIDE = 512  # px of the tile that a speed is measured on: its features are too large for a processor's cache
 SPEED_RUNS = 3
 UNTRAINED: dict[str, Callable[[], Backbone]] = {
     "vgg16": lambda: VGG(VGG16_WIDTHS),
@@ -87,7 +89,7 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        return sum(scale.steps * scale.seconds for scale in self.scales)
+        return sum((scale.steps + 1) * scale.seconds for scale in self.scales)
 
 
 def forecast(plans: Sequence[ScalePlan], resolved: ResolvedRecipe, budget: Budget, speed: float) -> Forecast:
@@ -190,9 +192,16 @@ def untrained(name: str, pooling: Pooling = "auto") -> Backbone:
     return backbone.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def measured_speed(reader: FeatureReader, threads: int, device: str = "cpu") -> float:
+def measured_speed(reader: FeatureReader, threads: int, device: str = "cpu", beside: int = 1) -> float:
     """FLOP/s of forward and backward on one tile with so many threads, the median of three after one to warm up; on
-    cuda of the GPU, to which the reader's backbone is moved."""
+    cuda of the GPU, to which the reader's backbone is moved. beside: workers that compute at once, of which the slowest
+    counts: cores share memory, and often more than that."""
+    with ThreadPoolExecutor(beside) as workers:
+        return min(workers.map(lambda _: speed_alone(reader, threads, device), range(beside)))
+
+
+def speed_alone(reader: FeatureReader, threads: int, device: str) -> float:
+    """The same in this thread, whatever others do."""
     size = SPEED_SIDE, SPEED_SIDE
     reader.backbone.to(device)
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
