@@ -115,14 +115,28 @@ def test_wasserstein_distance_of_gaussians_along_the_axes_is_known():
 def test_wasserstein_distance_tells_mean_and_spread_apart_where_a_gram_matrix_does_not():
     flat, varied = (torch.tensor([[4.0, mean], [mean, 1]], dtype=torch.float64) for mean in (2.0, 0.0))
     assert float(gram_loss(gram_part(flat), gram_part(varied), 1.0)) == 0
-    assert float(wasserstein_loss(flat, varied, 4.0)) == pytest.approx(2, rel=0.05)
+    assert float(wasserstein_loss(flat, varied, 4.0)) == pytest.approx(4 + 4, rel=0.05)
 
 
 def test_nothing_at_all_is_one_from_the_style():
     target = moments_of(0, shift=2.0)
     power = float(gram_part(target).diagonal().mean())
     nothing = torch.zeros_like(target)
-    assert float(wasserstein_loss(nothing, target, power)) == pytest.approx(1, rel=0.02)
+    assert float(wasserstein_loss(nothing, target, power)) == pytest.approx(power, rel=0.02)
+
+
+def test_a_network_with_larger_features_has_the_same_loss_in_their_units():
+    """Also where a channel is silent, whose slope would otherwise depend on the network's units and outgrow all others:
+    weights for pixels of 0 to 255 have features hundreds of times as large."""
+    silent = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64).view(1, 3, 1, 1)
+    losses, gradients = [], []
+    for scale in (1.0, 300.0):
+        leaf = (scale * silent * features(1, 3, 8, 9)).requires_grad_()
+        target = moment_sums(scale * features(1, 3, 8, 9, seed=1)) / 72
+        losses.append(wasserstein_loss(moment_sums(leaf) / 72, target, scale**2) / scale**2)
+        gradients.append(torch.autograd.grad(losses[-1], leaf)[0] * scale)
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients)
 
 
 def test_a_channel_that_is_silent_in_both_has_a_finite_gradient():

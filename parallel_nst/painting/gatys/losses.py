@@ -200,8 +200,8 @@ def gram_loss(gram: Tensor, target: Tensor, norm: float) -> Tensor:
 
 
 def wasserstein_loss(moments: Tensor, target: Tensor, power: float) -> Tensor:
-    """Squared 2-Wasserstein distance of two Gaussians with these mean moments (C + 1, C + 1), as a mean over channels,
-    over `power`: with the mean square of the style's features, 0 is the style itself and 1 what a black picture misses.
+    """Squared 2-Wasserstein distance of two Gaussians with these mean moments (C + 1, C + 1), as a mean over channels.
+    power: mean square of the style's features; over that, 0 is the style itself and 1 what a black picture misses.
 
     |m - m_s|^2 + tr(S) + tr(S_s) - 2 tr((L^T S L)^1/2) with S_s = L L^T (Olkin and Pukelsheim 1982, eq. 2; any factor
     will do), as in the style transfer of Crowson. Mean and covariance are told apart, which a Gram matrix mixes.
@@ -214,7 +214,7 @@ def wasserstein_loss(moments: Tensor, target: Tensor, power: float) -> Tensor:
     theirs = factor @ factor.T
     means = (mean_part(moments) - mean_part(target)).square().sum()
     overlap: Tensor = _RootTrace.apply(factor.T @ ours @ factor, spread**2)  # type: ignore[no-untyped-call]
-    return (means + ours.trace() + theirs.trace() - 2 * overlap) / (power * len(ours))
+    return (means + ours.trace() + theirs.trace() - 2 * overlap) / len(ours)
 
 
 def factor_of(matrix: Tensor, least: float) -> Tensor:

@@ -99,7 +99,8 @@ def style_loss(moments: Tensor, style: StyleTargets, name: str, recipe: Recipe) 
     units that is the mean square over the Gram matrix, or for w2 the mean over channels."""
     target, relative = style.grams[name], recipe.loss_units == "relative"
     if recipe.style_loss == "w2":
-        return wasserstein_loss(moments, target, style.powers[name] if relative else 1.0)
+        loss = wasserstein_loss(moments, target, style.powers[name])
+        return loss / style.powers[name] if relative else loss
     gram = gram_part(moments)
     return gram_loss(gram, gram_part(target), style.norms[name] if relative else float(gram.numel()))
 

@@ -43,9 +43,10 @@ UNTRAINED: dict[str, Callable[[], Backbone]] = {
     "resnet50": lambda: ResNet().fold(),
     "squeezenet": SqueezeNet,
 }
-# Seconds of an optimiser's step for each px, and for each pair that lbfgs remembers: memory traffic, measured with
-# `optimizers` on 1024 and 2048 px in one thread of a server processor of 2022.
-ADAM_SECONDS = 2e-8
+# Seconds of an optimiser's step for each px, the filter of gradient and move among them, and for each pair that lbfgs
+# remembers: memory traffic, measured with `optimizers` on 1024 and 2048 px in two threads, a picture each, of a server
+# processor of 2022.
+STEP_SECONDS = 1.3e-7
 PAIR_SECONDS = 1e-8
 
 
@@ -180,7 +181,7 @@ def lent(ownership: Ownership) -> int:
 
 def optimiser_seconds(recipe: Recipe) -> float:
     """Of one step, for each px."""
-    return PAIR_SECONDS * recipe.history if recipe.optimizer == "lbfgs" else ADAM_SECONDS
+    return STEP_SECONDS + (PAIR_SECONDS * recipe.history if recipe.optimizer == "lbfgs" else 0)
 
 
 def untrained(name: str, pooling: Pooling = "auto") -> Backbone:
