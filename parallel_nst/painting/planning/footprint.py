@@ -19,6 +19,7 @@ GRAPH_FACTOR = 0.8  # kept graphs: not all of what they keep is there at once
 WORK_FACTOR = 2.1  # the tile being computed: the workspaces of the convolutions, and holes
 TILE_COPIES = 4  # of its pixels: received, as a tensor, on their way back, and those of the next tile
 RAY = 750e6  # a local Ray's own processes
+SENT = 2  # float32 copies, content and first image, on their way to workers: Ray's object store keeps their pages
 PICTURES = 6  # float32 copies that a process holds of what it paints: see `image_copies`
 HELD = 4.5  # of the program that hands exact tiles out; measured at 18 and 25 megapixels: 4.1 to 4.4
 DRIVER = 500e6  # the same of the process that holds the picture, with its files' codecs
@@ -75,7 +76,7 @@ def driver_bytes(size: Size, recipe: Recipe) -> int:
 
 
 def worker_share(memory: int, size: Size, recipe: Recipe, workers: int, *, ray: bool = False) -> int:
-    """What each of a machine's workers may take of `memory`: an equal part of what the driver leaves, and a local Ray's
-    own processes where they are to be counted."""
-    left = memory - driver_bytes(size, recipe) - (int(RAY) if ray else 0)
+    """What each of a machine's workers may take of `memory`: an equal part of what the driver leaves, and a local Ray
+    with its object store where they are to be counted."""
+    left = memory - driver_bytes(size, recipe) - (int(RAY) + SENT * PIXEL * size.area if ray else 0)
     return max(0, left) // workers
