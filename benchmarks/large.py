@@ -83,8 +83,8 @@ def main() -> None:
         f"`pnst tile-run --workers {options.workers} --size full --scales 1 --steps {options.steps} --optimizer "
         f"{options.optimizer}` on a picture of {options.size} px ({options.size.area / 1e6:.0f} megapixels), written "
         f"as {options.suffix}: {scale['tiles']} tiles, {scale['kept']} graphs kept, {scale['overhead']:.2f} times the "
-        "arithmetic of one piece. Computation: with the features of the content, which the plan leaves out. Other "
-        f"parts of the run, s: {others}.",
+        "arithmetic of one piece. The plan leaves room for Ray, but does not count it. Other parts of the run, s: "
+        f"{others}.",
         page.table(["", "measured", "planned"], rows),
     ]
     print(page.write(__file__, "A picture of 100 megapixels", parts, quick=options.quick))
