@@ -140,7 +140,7 @@ def painted(
 ) -> Generator[Progress | Preview | Handed, None, float]:
     """The steps of a rank, with what it tells of them; returns the loss at the end."""
     iteration, iterations = start, minimise(objective, start, optimizer, course.steps)
-    large = start.image.nbytes >= LARGE
+    large = start.image.device.type == "cpu" and start.image.nbytes >= LARGE
     del start
     for iteration in iterations:
         if large:

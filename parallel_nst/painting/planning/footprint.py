@@ -12,7 +12,7 @@ PIXEL = 12  # bytes: three channels of float32
 # Measured on x86-64 Linux with PyTorch 2.13 (oneDNN), one thread, freed memory kept (`workers.freed_memory`): greatest
 # resident size over three exact steps, embedded backbone, VGG19 and SqueezeNet, float32 and bfloat16, tiles of 256 to
 # 1024 px, none to four graphs kept, beside what `planning.profile` counts; since then held against pictures of 4.5 to
-# 25 megapixels, in one to 28 tiles a worker.
+# 100 megapixels, in one to 30 tiles a worker.
 PROCESS = 420e6  # PyTorch, Ray, OpenCV and the rest loaded (340 MB) and what the first convolutions leave behind
 WEIGHT_COPIES = 2  # of the float32 weights: as they came, and in channels_last
 GRAPH_FACTOR = 0.8  # kept graphs: not all of what they keep is there at once
@@ -21,7 +21,7 @@ TILE_COPIES = 4  # of its pixels: received, as a tensor, on their way back, and 
 RAY = 750e6  # a local Ray's own processes
 SENT = 2  # float32 copies, content and first image, on their way to workers: Ray's object store keeps their pages
 PICTURES = 6  # float32 copies that a process holds of what it paints: see `image_copies`
-HELD = 4.5  # of the program that hands exact tiles out; measured at 18 and 25 megapixels: 4.1 to 4.4
+HELD = 4.5  # of the program that hands exact tiles out; measured at 18 and 25 megapixels: 4.1 to 4.4, at 100: 5.5
 DRIVER = 500e6  # the same of the process that holds the picture, with its files' codecs
 
 
