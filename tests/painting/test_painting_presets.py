@@ -82,14 +82,16 @@ def root(matrix):
 
 
 def test_w2_in_absolute_units_is_that_of_crowson():
-    """Mean over channels of the squared means' difference and of the diagonal of C + C' - 2 (C^1/2 C' C^1/2)^1/2."""
+    """Mean over channels of the squared means' difference and of the diagonal of C + C' - 2 (C^1/2 C' C^1/2)^1/2. What
+    is added to the covariances is in units of the style's features here, 1e-4 there."""
     ours, (image, _, style) = losses(Recipe(style_loss="w2", loss_units="absolute", content_weight=0.0))
     expected = 0.0
     for name in LAYERS.style:
         (mean, spread), (theirs, target) = (
             (f[0].flatten(1).mean(1), torch.cov(f[0].flatten(1), correction=0)) for f in (image[name], style[name])
         )
-        spread, target = (c + 1e-4 * torch.eye(len(c), dtype=DTYPE) for c in (spread, target))
+        floor = 1e-4 * style[name].square().mean() * torch.eye(len(target), dtype=DTYPE)
+        spread, target = spread + floor, target + floor
         overlap = root(root(target) @ spread @ root(target))
         expected += mse_loss(mean, theirs) + (spread + target - 2 * overlap).diagonal().mean()
     assert ours == pytest.approx(float(expected), rel=1e-8)
