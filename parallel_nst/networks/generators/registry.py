@@ -68,14 +68,14 @@ BY_HAND = {  # name -> what it is, address; what scripts of the official project
 
 
 def bundled() -> dict[str, Path]:
-    """Styles that come with the package, by name."""
-    return {path.stem: path for path in sorted(STYLES.glob("*.safetensors"))}
+    """Styles that come with the package, by name, that of the default painting first."""
+    files = sorted(STYLES.glob("*.safetensors"), key=lambda path: (path.stem != PAINTINGS[0], path.stem))
+    return {path.stem: path for path in files}
 
 
 def default_model() -> str | None:
-    """The bundled style to use when none is named: that of the default painting, or the first by name; None where none
-    is bundled."""
-    return max(bundled(), key=lambda name: name == PAINTINGS[0], default=None)
+    """The bundled style to use when none is named: the first; None where none is bundled."""
+    return next(iter(bundled()), None)
 
 
 def named_models() -> list[Named]:
