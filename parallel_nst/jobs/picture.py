@@ -28,7 +28,7 @@ from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.scale_run import OnStatus, RunCallbacks, RunStatus
 from parallel_nst.painting.snapshots import Snapshot, load_snapshot, save_snapshot
 from parallel_nst.painting.sources import SourcePictures, check_sources
-from parallel_nst.painting.stylize import Stylised, budget_for, paint, stylize_sources
+from parallel_nst.painting.stylize import Stylised, budget_of, paint, stylize_sources
 from parallel_nst.recipe import INITS, Recipe
 from parallel_nst.workers.crew import ANY_NUMBER
 from parallel_nst.workers.opening import Workload, open_pool
@@ -93,7 +93,7 @@ def stylize_file(
     )
     with opened as pool:
         share = memory_share(job, memory, pool, content.size)
-        budget = budget_for(sources, resolved, backbone, pool.spec, pool.size, share, ray=pool.mortal)
+        budget = budget_of(pool, sources, resolved, backbone, share)
         resolved = settled(content.size, resolved, budget)
         identity = identity_of(job, resolved.recipe)
         resume = resumed(job, identity, notify) if job.resume else None

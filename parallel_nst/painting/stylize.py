@@ -184,9 +184,11 @@ def last(states: Iterator[State]) -> State:
     return deque(states, maxlen=1)[0]
 
 
-def budget_of(pool: Pool, sources: SourcePictures, resolved: ResolvedRecipe, backbone: Backbone) -> Budget:
-    """What tiles are cut for on the workers that a pool has."""
-    memory = worker_memory(pool)
+def budget_of(
+    pool: Pool, sources: SourcePictures, resolved: ResolvedRecipe, backbone: Backbone, memory: int | None = None
+) -> Budget:
+    """What tiles are cut for on the workers that a pool has. memory: bytes of one worker, where they were given."""
+    memory = memory or worker_memory(pool)
     return budget_for(sources, resolved, backbone, pool.spec, pool.size, memory, ray=pool.mortal)
 
 
