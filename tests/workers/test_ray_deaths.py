@@ -51,7 +51,6 @@ def parts_of_ray(place: Place, name: str) -> list[psutil.Process]:
     [
         ("raylet", "raylet"),
         ("gcs_server", "GCS"),
-        ("ray::DashboardAgent", "dashboard agent|raylet"),  # the raylet goes with its agents, which are alike
     ],
 )
 def test_a_local_ray_that_dies_is_started_again_and_the_picture_is_the_same(
@@ -64,6 +63,24 @@ def test_a_local_ray_that_dies_is_started_again_and_the_picture_is_the_same(
     assert run.returncode == 0 and out, err
     assert re.search(f"Ray's ({names}) has died; it is started again, and the run goes on", " ".join(err.split())), err
     assert "Traceback" not in err and "core_worker" not in err
+    np.testing.assert_array_equal(painted(place), undisturbed)
+    until(lambda: not place.processes(), "all processes have left", GONE)
+
+
+def test_a_local_ray_that_goes_with_an_agent_costs_no_work(place: Place, undisturbed: np.ndarray) -> None:
+    """The raylet takes leave of the GCS when one of its agents has died. If the GCS passes that on before it is killed,
+    and what this program keeps in Ray's store is looked for before Ray is left, Ray ends the program."""
+    options = (*LONG, "--workers", "2", "--checkpoint-every", "10")
+    run = place.stylise(*options)
+    until((place.folder / "painted.png.snapshot").exists, "a checkpoint")
+    until(lambda: parts_of_ray(place, "ray::DashboardAgent"), "an agent")[0].send_signal(signal.SIGKILL)
+    out, err = run.communicate(timeout=DEADLINE)
+    assert "Traceback" not in err
+    if run.returncode == 0:
+        assert re.search("Ray's (dashboard agent|raylet) has died; it is started again", " ".join(err.split())), err
+    else:
+        assert (run.returncode, out) == (1, ""), err
+        result(place.stylise(*options, "--resume"))
     np.testing.assert_array_equal(painted(place), undisturbed)
     until(lambda: not place.processes(), "all processes have left", GONE)
 

@@ -23,7 +23,7 @@ from ray.exceptions import RayError
 
 from parallel_nst.errors import BadInput, ClusterUnavailable
 from parallel_nst.workers import freed_memory
-from parallel_nst.workers.ray.lifeline import CONNECTION, Watched, connected, named, watch
+from parallel_nst.workers.ray.lifeline import CONNECTION, NAMES, Watched, connected, named, watch
 from parallel_nst.workers.ray.session_folders import SessionFolder, kill_users, remove_left_behind
 
 START_TRIES = 2  # Ray gives up when its node is not up within 30 s, as on a machine that is busy
@@ -32,6 +32,7 @@ LEAST_OBJECT_STORE = 80 << 20  # bytes; Ray refuses less than 75 MiB
 AT_ONCE = 1.0  # seconds that a run waits to hear of machines
 ALIVE = 0  # of Ray's states of a machine
 TOKEN = secrets.token_hex(32)  # of local Rays; one for the process, because Ray reads it only once
+ENDS_WITH_PROGRAM = sys.platform.startswith("linux")  # what Ray starts gets a SIGKILL by the system
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
 
 
@@ -85,7 +86,7 @@ class RayCluster:
         """Begin, and if that works live on, all in one thread: Ray's processes die with the thread that started them.
         So a start that failed leaves nothing to the next, which is made in another thread."""
         try:
-            with own_handlers():
+            with own_handlers(), own_sessions():
                 self._begin()
         except Exception as error:
             if self.local and tries > 1 and not self._leave.is_set():
@@ -124,9 +125,8 @@ class RayCluster:
 
     def end_with_program(self) -> None:
         """This program is about to end, and `end_program` will leave nothing of a Ray of our own: do not wait for it to
-        end in good order, which it may no longer be able to, since a signal may have come to all its processes."""
+        end in good order. It lives until then, for this program would die with it and not say why."""
         self._ending = self.local
-        self.kill()
 
     def abandon(self) -> None:
         """Another program's Ray is dead: do not wait until it is left, during which it may end this program."""
@@ -204,20 +204,47 @@ def own_handlers() -> Iterator[None]:
         ctypes.pythonapi.PyOS_setsig(signal.SIGTERM, ctypes.c_void_p(before))
 
 
+@contextmanager
+def own_sessions() -> Iterator[None]:
+    """Start Ray's processes in sessions of their own, where the system ends them with this program. A terminal that
+    closes and a request to end go to all of a session or a group; Ray, which is left out of it for Ctrl-C only, would
+    be gone before this program has heard of it, and end it (`_Exit(1)` once its socket closes). Ray has no setting."""
+    services: Any = ray._private.services
+    before = getattr(services, "ConsolePopen", None)
+    if before is None or not ENDS_WITH_PROGRAM:  # else Ray ends them by their group
+        yield
+        return
+    services.ConsolePopen = partial(before, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before
+
+
 CLUSTERS: list[RayCluster] = []  # of this process, until they are left
 
 
 def end_program(code: int) -> NoReturn:
     """End this process and all that it started, at once: a Ray that is still starting can be ended in no other way
-    without waiting for it."""
+    without waiting for it. Its raylet, with which it would end this process and by another code, goes last and writes
+    no more until then; where the system can it ends it with this process."""
     for file in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             file.flush()
-    for process in reversed(psutil.Process().children(recursive=True)):  # children before their parents
+    processes = psutil.Process().children(recursive=True)
+    raylets = [one.process for one in named(processes) if one.name == NAMES["raylet"]]
+    for process in raylets:
         with suppress(psutil.Error):
-            process.kill()
+            process.suspend()
+    for process in reversed(processes):  # children before their parents
+        with suppress(psutil.Error):
+            if process not in raylets:
+                process.kill()
     for cluster in CLUSTERS:
         cluster.remove_folder()
+    for process in raylets if not ENDS_WITH_PROGRAM else ():
+        with suppress(psutil.Error):
+            process.kill()
     os._exit(code)
 
 
