@@ -10,6 +10,7 @@ import ctypes
 import sys
 from typing import Any
 
+LARGE = 64 << 20  # bytes, from which holes are worth giving back: what is done with such arrays takes seconds
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 # For the environment in which Ray starts workers. It gives their tasks a thread that has an arena before `keep_memory`

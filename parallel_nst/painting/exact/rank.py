@@ -27,12 +27,11 @@ from parallel_nst.painting.gatys.style import StyleTargets
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import distinct
 from parallel_nst.painting.tiles.ownership import Ownership, Shard
-from parallel_nst.workers.freed_memory import give_back
+from parallel_nst.workers.freed_memory import LARGE, give_back
 from parallel_nst.workers.pool import Handed
 from parallel_nst.workers.ranks.communicator import Communicator
 from parallel_nst.workers.worker import Progress, Worker
 
-LARGE = 64 << 20  # bytes of a rank's part of the picture: steps take seconds from there on
 
 Numbers = Mapping[str, Tensor]  # small, the same on every rank
 
