@@ -32,7 +32,6 @@ from parallel_nst.workers.pool import Handed
 from parallel_nst.workers.ranks.communicator import Communicator
 from parallel_nst.workers.worker import Progress, Worker
 
-
 Numbers = Mapping[str, Tensor]  # small, the same on every rank
 
 
