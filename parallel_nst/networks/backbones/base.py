@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from parallel_nst.errors import BadInput
+from parallel_nst.networks.backbones.means import MeanPool2d
 from parallel_nst.networks.weights.states import State, check_fit
 from parallel_nst.recipe import Pooling
 
@@ -173,7 +174,7 @@ def pooled(module: nn.Module, pooling: Pooling) -> nn.Module:
     """A pooling of the same window that takes the maximum or the mean; anything else as it is."""
     if not isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
         return module
-    kind = nn.MaxPool2d if pooling == "max" else nn.AvgPool2d
+    kind = nn.MaxPool2d if pooling == "max" else MeanPool2d
     return kind(module.kernel_size, module.stride, module.padding, ceil_mode=module.ceil_mode)
 
 

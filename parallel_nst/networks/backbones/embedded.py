@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from parallel_nst.errors import BadWeights
 from parallel_nst.networks.backbones.base import Backbone, Window, loaded
+from parallel_nst.networks.backbones.means import MeanPool2d
 from parallel_nst.networks.backbones.vgg import vgg_blocks
 from parallel_nst.networks.weights.states import State
 
@@ -22,7 +23,7 @@ class Embedded(Backbone):
 
     def __init__(self, widths: Sequence[Sequence[int]]) -> None:
         super().__init__((0.45, 0.45, 0.45), (0.25, 0.25, 0.25))
-        blocks = vgg_blocks(widths, nn.AvgPool2d(2, ceil_mode=True), Window(2, 2, ceil=True))
+        blocks = vgg_blocks(widths, MeanPool2d(2, ceil_mode=True), Window(2, 2, ceil=True))
         first = blocks[0].module
         assert isinstance(first, nn.Conv2d)
         first.padding_mode = "replicate"

@@ -8,6 +8,7 @@ from torch import nn
 
 from parallel_nst.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, Block, Window, loaded
 from parallel_nst.networks.backbones.caffe import from_caffe
+from parallel_nst.networks.backbones.means import MeanPool2d
 from parallel_nst.networks.weights.states import State
 
 VGG16_WIDTHS = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
@@ -22,7 +23,7 @@ class VGG(Backbone):
 
     def __init__(self, widths: Sequence[Sequence[int]], pool: str = "max") -> None:
         super().__init__(IMAGENET_MEAN, IMAGENET_STD)
-        blocks = vgg_blocks(widths, nn.MaxPool2d(2) if pool == "max" else nn.AvgPool2d(2), Window(2, 2))
+        blocks = vgg_blocks(widths, nn.MaxPool2d(2) if pool == "max" else MeanPool2d(2), Window(2, 2))
         self.features = nn.Sequential(*(block.module for block in blocks))
         self._chain(blocks)
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
@@ -61,17 +63,17 @@ def blurred(values: Tensor, weights: tuple[float, ...]) -> Tensor:
 
 
 def halved(values: Tensor) -> Tensor:
-    """(1, 1, H, W) -> (1, 1, ceil(H / 2), ceil(W / 2)): the adjoint of `doubled`, divided by 4. Its sums have no fixed
-    order on a GPU."""
+    """(1, 1, H, W) -> (1, 1, ceil(H / 2), ceil(W / 2)): the adjoint of `doubled`, divided by 4. On a processor: OpenCV
+    smooths all of it in a tenth of the time that PyTorch takes for what is kept."""
     height, width = values.shape[-2:]
     even = pad(values, (0, width % 2, 0, height % 2)) if height % 2 or width % 2 else values
-    whole, small = even.shape[-2:], [1, 1, even.shape[-2] // 2, even.shape[-1] // 2]
-    made: Tensor = torch.ops.aten.upsample_bilinear2d_backward(even, whole, small, False)
-    return made.mul_(0.25)
+    taps = np.array(TAPS)
+    smooth = cv2.sepFilter2D(even[0, 0].numpy(), -1, taps, taps, anchor=(1, 1), borderType=cv2.BORDER_REPLICATE)
+    return torch.from_numpy(np.ascontiguousarray(smooth[::2, ::2]))[None, None]
 
 
 def halved_by_convolution(values: Tensor) -> Tensor:
-    """The same, at half the speed on a CPU."""
+    """The same, on any device."""
     taps = torch.tensor(TAPS, dtype=values.dtype).to(values.device)
     rows = conv2d(bordered(values), taps.view(1, 1, 1, 4), stride=(1, 2))
     return conv2d(bordered(rows.mT).mT, taps.view(1, 1, 4, 1), stride=(2, 1))
