@@ -44,7 +44,7 @@ def test_the_layout_of_the_gradient_is_that_of_the_picture(layout: torch.memory_
 
 
 def test_other_windows_are_pooled_as_they_were() -> None:
-    pool = pooled(nn.MaxPool2d(3, 2, 1), "average")
+    pool = pooled(nn.MaxPool2d(3, 2, 1), "avg")
     x = torch.rand(1, 2, 9, 9, dtype=torch.float64)
     assert isinstance(pool, MeanPool2d)
     assert torch.equal(pool(x), nn.AvgPool2d(3, 2, 1)(x))
