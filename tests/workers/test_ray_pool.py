@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -706,6 +707,31 @@ def test_a_start_that_failed_is_tried_again_and_few_workers_do(monkeypatch: pyte
     assert within(GONE, lambda: not any(is_alive(process) for process in started)), names
     del pool
     gc.collect()  # here, where warnings of what Ray leaves unclosed are expected
+
+
+THREADS_LEFT = """
+from collections import Counter
+from pathlib import Path
+from parallel_nst.workers.ray.cluster import RayCluster
+
+for _ in range(3):
+    cluster = RayCluster(None, 1)
+    cluster.wait()
+    cluster.close()
+    names = Counter(file.read_text() for file in Path("/proc/self/task").glob("*/comm"))
+    print(names[Path("/proc/self/comm").read_text()])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_no_thread_that_reports_figures_is_left_to_crash_at_the_programs_end() -> None:
+    """Ray names its threads, but for those that report, of which each start leaves one more."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    ended = subprocess.run([sys.executable, "-c", THREADS_LEFT], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    first, *later = map(int, ended.stdout.split())
+    assert len(later) == 2 and max(later) <= first
 
 
 @pytest.mark.slow

@@ -7,6 +7,10 @@ import os
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_enable_output_error_log_if_still_retry", "0")
+# Ray's thread that reports figures lives on after `ray.shutdown`, and crashes where it is at work as the program ends.
+# Nobody asks a Ray of our own for figures.
+os.environ.setdefault("RAY_enable_open_telemetry", "0")
+os.environ.setdefault("RAY_enable_metrics_collection", "0")
 # When its processes have died, Ray ends this program as soon as it takes note of a task that has failed with them:
 # leave it the time to go first (see `lifeline`). Of workers that have died Ray hears sooner than that.
 os.environ.setdefault("RAY_timeout_ms_task_wait_for_death_info", "20000")
