@@ -20,7 +20,7 @@ from parallel_nst.painting.style_targets import MeasureStyle
 from parallel_nst.painting.tiles.geometry import gather, plan_tiles, whole_tile
 from parallel_nst.painting.tiles.ownership import deal
 from parallel_nst.recipe import Recipe
-from parallel_nst.workers.pool import SerialPool, only
+from parallel_nst.workers.pool import Here, SerialPool, only
 from parallel_nst.workers.ranks.communicator import Alone
 from parallel_nst.workers.worker import Progress, Task, Worker, WorkerSpec
 
@@ -156,7 +156,8 @@ def test_no_step_on_one_device_carries_an_image_to_or_from_it(optimizer: Any, gr
     reads = {tile.index: gather(content, tile.read).numpy() for tile in tiles}
     moved: dict[int, int] = {}
     with other_device():
-        work = PaintShard(ownership, reads, style, resolved, len(tiles), Course(steps=8), cores)
+        given = [{index: Here(values) for index, values in some.items()} for some in (reads, cores)]
+        work = PaintShard(ownership, given[0], style, resolved, len(tiles), Course(steps=8), given[1])
         with Moved() as counter:
             for event in work.run(Worker(SPECS[DEVICE.type]), Alone()):
                 if isinstance(event, Progress):

@@ -21,7 +21,6 @@ from parallel_nst.painting.exact.state import ExactState, Learnt
 from parallel_nst.painting.mode import Due, Report
 from parallel_nst.painting.planning.scales import (
     InOnePiece,
-    PaintedImage,
     Scale,
     ScaleResult,
     enlarged,
@@ -30,7 +29,7 @@ from parallel_nst.painting.planning.scales import (
 from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import Snapshot
-from parallel_nst.painting.tiles.ownership import Ownership, Shard
+from parallel_nst.painting.tiles.ownership import Ownership
 from parallel_nst.workers.pool import Events, Handed, Pool, RanksLost, Shared, Works
 from parallel_nst.workers.worker import Progress
 
@@ -98,30 +97,26 @@ class Exact:
 
     def _works(self, scale: Scale, start: ExactState, ownership: Ownership, due: Due) -> Works:
         """What each rank is to do, from the first image or from what was kept."""
+        share = self.pool.share
         keeps = frozenset(range(KEEP_EVERY, scale.steps, KEEP_EVERY) if self.pool.mortal else ())
         course = Course(scale.steps, due.previews, due.snapshots | keeps)
 
         def work(rank: int) -> PaintShard:
-            tiles = ownership.of(rank)
+            tiles, cores = ownership.of(rank), ownership.shard(rank).cores.items()
             return PaintShard(
                 ownership=ownership,
-                content={tile.index: scale.content.read(tile.read) for tile in tiles},
+                content={tile.index: share(scale.content.read(tile.read)) for tile in tiles},
                 style=scale.style,
                 resolved=self.resolved,
                 graphs=scale.kept,
                 course=course,
-                pixels={} if start.first is None else own_pixels(start.first, ownership.shard(rank)),
+                pixels={index: share(start.first.read(core)) for index, core in cores} if start.first else {},
                 carried=None if start.kept else start.carried,
                 kept=start.kept,
-                masks={tile.index: scale.masks.read(tile.read) for tile in tiles} if scale.masks else {},
+                masks={tile.index: share(scale.masks.read(tile.read)) for tile in tiles} if scale.masks else {},
             )
 
         return Works(ownership.ranks, work)
-
-
-def own_pixels(image: PaintedImage, shard: Shard) -> dict[int, np.ndarray]:
-    """The cores of a shard (3, h, w)."""
-    return {index: image.read(core) for index, core in shard.cores.items()}
 
 
 class Hearing:

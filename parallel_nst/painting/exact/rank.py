@@ -28,7 +28,7 @@ from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import distinct
 from parallel_nst.painting.tiles.ownership import Ownership, Shard
 from parallel_nst.workers.freed_memory import LARGE, give_back
-from parallel_nst.workers.pool import Handed
+from parallel_nst.workers.pool import Handed, Shared
 from parallel_nst.workers.ranks.communicator import Communicator
 from parallel_nst.workers.worker import Progress, Worker
 
@@ -87,18 +87,18 @@ class PaintShard:
     """A rank's work. content: of the rectangle that each own tile reads, by tile (3, h, w). graphs: see
     `RankObjective`. pixels: the first image on each own core, like the content; without it the image is made of what
     was `carried`, or goes on from what was `kept`. masks: of the same rectangles as the content, (K, h, w), where
-    styles have regions."""
+    styles have regions. Each tile's arrays travel by themselves, so that nobody holds all of them twice."""
 
     ownership: Ownership
-    content: Mapping[int, np.ndarray]
+    content: Mapping[int, Shared]
     style: StyleTargets
     resolved: ResolvedRecipe
     graphs: int
     course: Course
-    pixels: Mapping[int, np.ndarray] = field(default_factory=dict)
+    pixels: Mapping[int, Shared] = field(default_factory=dict)
     carried: Carried | None = None
     kept: Kept | None = None
-    masks: Mapping[int, np.ndarray] = field(default_factory=dict)
+    masks: Mapping[int, Shared] = field(default_factory=dict)
 
     def run(self, worker: Worker, ranks: Communicator) -> Generator[Any, None, float]:
         """Tells `Progress`, `Preview` and `Handed`, and returns the loss at the end. All that this holds has been read
@@ -110,8 +110,8 @@ class PaintShard:
 
     def _measure(self, worker: Worker) -> Measure:
         reader = reader_on(worker, self.resolved)
-        content = {index: reader.read_content(worker.image(pixels)) for index, pixels in self.content.items()}
-        masks = {index: reader.read_masks(worker.image(values)[0]) for index, values in self.masks.items()}
+        content = {index: reader.read_content(worker.image(pixels.get())) for index, pixels in self.content.items()}
+        masks = {index: reader.read_masks(worker.image(values.get())[0]) for index, values in self.masks.items()}
         return Measure(reader, self.resolved, self.style.to(worker.device), content, masks)
 
     def _start(self, worker: Worker, shard: Shard, spread: Spread) -> Iteration:
@@ -129,7 +129,7 @@ class PaintShard:
             return enlarged(self.carried, shard).to(worker.device, worker.precision)
         image = torch.zeros(shard.elements, dtype=worker.precision, device=worker.device)
         for index, pixels in self.pixels.items():
-            shard.core(image, index).copy_(torch.from_numpy(np.array(pixels)))
+            shard.core(image, index).copy_(torch.from_numpy(np.array(pixels.get())))
         return image
 
 

@@ -6,6 +6,7 @@ precision of the features.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -211,46 +212,55 @@ def wasserstein_loss(moments: Tensor, target: Tensor, power: float) -> Tensor:
     floor = spread * torch.eye(len(target) - 1, dtype=target.dtype, device=target.device)
     ours, theirs = covariance(moments) + floor, covariance(target) + floor
     factor = factor_of(theirs, spread)
-    theirs = factor @ factor.T
     means = (mean_part(moments) - mean_part(target)).square().sum()
-    overlap: Tensor = _RootTrace.apply(factor.T @ ours @ factor, spread**2)  # type: ignore[no-untyped-call]
-    return (means + ours.trace() + theirs.trace() - 2 * overlap) / len(ours)
+    overlap: Tensor = _Overlap.apply(ours, factor, spread**2)  # type: ignore[no-untyped-call]
+    return (means + ours.trace() + factor.square().sum() - 2 * overlap) / len(ours)
 
 
 def factor_of(matrix: Tensor, least: float) -> Tensor:
     """L with L L^T the symmetric `matrix`, or what it is with no eigenvalue below `least`: the target of a tile of its
     own need not be a covariance. NaN of a matrix that is not finite."""
-    if not matrix.isfinite().all():
+    if not is_finite(matrix):
         return torch.full_like(matrix, torch.nan)
     factor: Tensor
     factor, fault = torch.linalg.cholesky_ex(matrix)
-    if fault and matrix.isfinite().all():
+    if fault:
         values, vectors = torch.linalg.eigh(matrix)
         factor = vectors * values.clamp_min(least).sqrt()
     return factor
 
 
-class _RootTrace(torch.autograd.Function):
-    """Trace of the square root of a symmetric matrix without negative eigenvalues. Its derivative is M^-1/2 / 2, which
-    needs no derivative of eigenvectors and so does not mind equal eigenvalues. Those below `least` count as `least`,
-    in value and derivative alike. Of a matrix that is not finite both are NaN, for the optimiser to step back."""
+def is_finite(matrix: Tensor) -> bool:
+    """Whether all of it is: no sum of numbers makes up for one that is not, and it is found much faster."""
+    return math.isfinite(float(matrix.sum()))
+
+
+class _Overlap(torch.autograd.Function):
+    """tr(M^1/2) with M = L^T S L, for a symmetric S (C, C) without negative eigenvalues and L = `factor`.
+
+    The slope by S is L M^-1/2 L^T / 2, which needs no derivative of eigenvectors and so does not mind equal
+    eigenvalues. Those below `least` count as `least`, in value and slope alike. Where M is not finite both are NaN, for
+    the optimiser to step back.
+    """
 
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor, least: float) -> Tensor:
-        if not matrix.isfinite().all():
+    def forward(ctx: Any, covariance: Tensor, factor: Tensor, least: float) -> Tensor:
+        matrix = factor.T @ covariance @ factor
+        if not is_finite(matrix):
             matrix = torch.full_like(matrix, torch.nan)
-            ctx.save_for_backward(matrix, matrix[0])
+            ctx.save_for_backward(matrix, matrix, matrix[0])
             return matrix[0, 0].clone()
         values, vectors = torch.linalg.eigh(matrix)
         roots = values.clamp_min(least).sqrt()
-        ctx.save_for_backward(vectors, roots)
+        ctx.save_for_backward(factor, vectors, roots)
         total: Tensor = roots.sum()
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        vectors, roots = ctx.saved_tensors
-        return gradient * ((vectors / (2 * roots)) @ vectors.T), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        factor, vectors, roots = ctx.saved_tensors
+        turned = factor @ vectors
+        return gradient * ((turned / (2 * roots)) @ turned.T), None, None
 
 
 def content_sums(features: Tensor, target: Tensor) -> Tensor:
