@@ -64,7 +64,7 @@ def test_a_cluster_is_not_joined_unasked(place: Place, nodes: Nodes) -> None:
 
 @pytest.mark.parametrize(("mode", "method"), [("exact", "work_as_rank"), ("independent", "run")])
 def test_a_killed_worker_does_not_change_the_picture(place: Place, mode: str, method: str) -> None:
-    options = ("--mode", mode, "--size", "64", "--scales", "1", "--steps", "40", "--tiles", "4", "--workers", "2")
+    options = ("--mode", mode, "--size", "64", "--scales", "1", "--steps", "100", "--tiles", "4", "--workers", "2")
     result(place.stylise(*options, output="undisturbed.png"))
     run = place.stylise(*options)
     victim = until(lambda: place.called(f"ray::RayWorker.{method}"), "a worker with a tile")[0]

@@ -676,7 +676,10 @@ def test_closing_does_not_wait_for_the_start_and_another_can_follow() -> None:
     cluster = RayCluster(None, 1)
     RayPool(cluster, SPEC, Crew(1, 1)).close()
     assert cluster.starting
+    began = time.monotonic()
     again = RayPool(RayCluster(None, 1), SPEC, Crew(1, 1))
+    assert again.muster(1) == 1
+    assert 0 < again.waited <= time.monotonic() - began
     assert only(again.map([Echo(6)]))[0] == 6
     again.close()
     assert CLUSTERS == []

@@ -106,7 +106,7 @@ class RayPool(Pool):
         """As `Pool.muster`; RuntimeError when no worker comes up."""
         if min(ranks, self.size) == 1 and self._here:
             return 1
-        began = time.monotonic()
+        began, before = time.monotonic(), self.waited
         self._ready()
         try:
             self._grow()
@@ -120,7 +120,7 @@ class RayPool(Pool):
             except RayEnded as ended:
                 self._revive(ended)
                 self._ready()
-        self.waited += time.monotonic() - began
+        self.waited = before + time.monotonic() - began  # once, although Ray's start has been counted
         return min(up, ranks)
 
     def _may_grow(self, up: int) -> bool:
