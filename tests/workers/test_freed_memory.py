@@ -1,10 +1,13 @@
-"""Memory that is freed stays with a program until it gives it back."""
+"""Memory that is freed stays with a program until it gives it back, and lies in huge pages."""
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from parallel_nst.workers.freed_memory import OVERCOMMIT
 
 ARRAY = 80 << 20  # bytes
 PROGRAM = f"""
@@ -32,3 +35,28 @@ def test_freed_memory_stays_until_it_is_given_back() -> None:
     held, freed, given_back = json.loads(run.stdout)
     assert freed > held - ARRAY // 8
     assert given_back < held - ARRAY // 2
+
+
+MARKED = f"""
+import re, torch
+from pathlib import Path
+from parallel_nst.workers.freed_memory import give_back, keep_memory
+
+def marked(array):
+    for part in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())[1:]:
+        first, last = (int(end, 16) for end in part.split()[0].split("-"))
+        if first <= array.data_ptr() + {ARRAY} // 2 < last:
+            return " hg" in re.search("VmFlags:(.*)", part)[1]
+
+keep_memory()
+print(marked(torch.empty({ARRAY}, dtype=torch.uint8)))
+give_back()
+print(marked(torch.empty({ARRAY}, dtype=torch.uint8)))
+"""
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="of Linux with huge pages")
+@pytest.mark.skipif(OVERCOMMIT.exists() and OVERCOMMIT.read_text().strip() == "2", reason="of systems that overcommit")
+def test_large_arrays_lie_where_the_system_is_asked_for_huge_pages() -> None:
+    run = subprocess.run([sys.executable, "-c", MARKED], check=True, stdout=subprocess.PIPE, text=True)
+    assert run.stdout.split() == ["True", "True"]
