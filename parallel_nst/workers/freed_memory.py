@@ -35,13 +35,14 @@ def keep_memory() -> None:
 
 
 def ask_for_huge_pages() -> None:
-    """Let the heap grow in huge pages, where the system gives them to who asks: all that it may grow to is allocated,
+    """Let the heap grow in huge pages, where the system gives them to who asks: what it may well grow to is allocated,
     marked and freed again, without being touched. glibc does the same with `glibc.malloc.hugetlb=1` (2.35 and later),
-    which can be asked for only before a program starts. Not where the system counts what is not touched as taken."""
+    which can be asked for only before a program starts. Not where the system counts what is not touched as taken; and
+    no more than half of what there is, for a program whose heap looks larger than the memory can start no other."""
     if OVERCOMMIT.exists() and OVERCOMMIT.read_text().strip() == "2":
         return
     malloc, free, madvise = (of_glibc(name) for name in ("malloc", "free", "madvise"))
-    malloc.restype, size = ctypes.c_void_p, psutil.virtual_memory().available
+    malloc.restype, size = ctypes.c_void_p, psutil.virtual_memory().available // 2
     if place := malloc(ctypes.c_size_t(size)):
         start = -(-place // mmap.PAGESIZE) * mmap.PAGESIZE
         madvise(ctypes.c_void_p(start), ctypes.c_size_t(place + size - start), mmap.MADV_HUGEPAGE)

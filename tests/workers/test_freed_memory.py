@@ -60,3 +60,19 @@ print(marked(torch.empty({ARRAY}, dtype=torch.uint8)))
 def test_large_arrays_lie_where_the_system_is_asked_for_huge_pages() -> None:
     run = subprocess.run([sys.executable, "-c", MARKED], check=True, stdout=subprocess.PIPE, text=True)
     assert run.stdout.split() == ["True", "True"]
+
+
+LARGE = """
+import psutil
+from parallel_nst.workers.freed_memory import keep_memory
+
+keep_memory()
+print(psutil.Process().memory_info().vms < psutil.virtual_memory().total)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_a_program_does_not_look_larger_than_the_memory() -> None:
+    """Systems that guess how much is too much do not let it start another one."""
+    run = subprocess.run([sys.executable, "-c", LARGE], check=True, stdout=subprocess.PIPE, text=True)
+    assert run.stdout.split() == ["True"]
