@@ -210,7 +210,7 @@ def main() -> None:
     sizes = Size(near // 2, near), Size(near, near), Size(near, 2 * near), Size(2 * near, 2 * near)
     pictures, state, memory = scenes.pictures(options), scenes.weights("embedded"), parse_memory(options.memory)
     all_scenes = {size: scenes.scene(*pictures, size, Recipe(), state) for size in sizes}
-    first = next(iter(all_scenes.values()))
+    first = all_scenes[sizes[1]]
     layers = first.resolved.layers
     costs_of_px = profile(first.reader.backbone, layers.style, layers.content, first.reader.dtype)
     budgets = [Budget(workers, memory, costs_of_px) for workers in crews]

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 # Threads that wait for each other at the end of every layer are to spin for a fraction of a millisecond, then sleep. On
 # two idle cores to sleep at once costs 40 % of a step of 1024 px and 80 % of one of 148 px, for waking up takes long.
-# Where a neighbour has one of them, to spin as long as OpenMP does by itself takes eight times as long as to sleep at
-# once; this takes half as long again. It is read when PyTorch's OpenMP is loaded, in this process or in a worker's:
-# GCC's, which PyTorch has on Linux, knows the number; others sleep at once.
+# Where neighbours are at work, to spin as long as OpenMP does by itself takes eight times as long as to sleep at once
+# and more, this 1.5 to 1.7 times. It is read when PyTorch's OpenMP is loaded, in this process or in a worker's: GCC's,
+# which PyTorch has on Linux, knows the number; others sleep at once.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")

@@ -63,10 +63,14 @@ def test_large_arrays_lie_where_the_system_is_asked_for_huge_pages() -> None:
 
 
 LARGE = """
-import psutil
-from parallel_nst.workers.freed_memory import keep_memory
+import psutil, torch
+from parallel_nst.workers.freed_memory import give_back, keep_memory
 
 keep_memory()
+hole = torch.empty(psutil.virtual_memory().available // 4, dtype=torch.uint8)  # nothing of it is touched
+above = torch.empty(1 << 20, dtype=torch.uint8)
+del hole
+give_back()
 print(psutil.Process().memory_info().vms < psutil.virtual_memory().total)
 """
 

@@ -97,7 +97,7 @@ class Exact:
 
     def _works(self, scale: Scale, start: ExactState, ownership: Ownership, due: Due) -> Works:
         """What each rank is to do, from the first image or from what was kept."""
-        share = self.pool.share
+        share, first = self.pool.share, start.first
         keeps = frozenset(range(KEEP_EVERY, scale.steps, KEEP_EVERY) if self.pool.mortal else ())
         course = Course(scale.steps, due.previews, due.snapshots | keeps)
 
@@ -110,7 +110,7 @@ class Exact:
                 resolved=self.resolved,
                 graphs=scale.kept,
                 course=course,
-                pixels={index: share(start.first.read(core)) for index, core in cores} if start.first else {},
+                pixels={} if first is None else {index: share(first.read(core)) for index, core in cores},
                 carried=None if start.kept else start.carried,
                 kept=start.kept,
                 masks={tile.index: share(scale.masks.read(tile.read)) for tile in tiles} if scale.masks else {},

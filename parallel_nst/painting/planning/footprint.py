@@ -21,7 +21,7 @@ TILE_COPIES = 4  # of its pixels: received, as a tensor, on their way back, and 
 RAY = 750e6  # a local Ray's own processes
 SENT = 2  # float32 copies, content and first image, on their way to workers: Ray's object store keeps their pages
 PICTURES = 6  # float32 copies that a process holds of what it paints: see `image_copies`
-HELD = 4.5  # of the program that hands exact tiles out; measured at 18 and 25 megapixels: 4.1 to 4.4, at 100: 5.5
+HELD = 4.5  # of the program that hands exact tiles out; measured at 18 and 25 megapixels: 4.1 to 4.4, at 100: 3.6
 DRIVER = 500e6  # the same of the process that holds the picture, with its files' codecs
 
 

@@ -18,6 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from parallel_nst.errors import ClusterUnavailable, OutOfMemory, WorkerLost
 from parallel_nst.workers.crew import Crew, counted
+from parallel_nst.workers.freed_memory import LARGE, give_back
 from parallel_nst.workers.pool import (
     Events,
     OnProgress,
@@ -146,12 +147,14 @@ class RayPool(Pool):
                     yield next(events)
                 except StopIteration as end:
                     return [end.value]
-        slots = [slot for slot in self._slots if slot.up][: len(works)]
+        slots, before = [slot for slot in self._slots if slot.up][: len(works)], self.moved
         try:
             with in_use():
                 run = RankRun(slots, works, self.spec.device)
             self.moved += run.moved
             del works
+            if self.moved - before >= LARGE:  # copies on their way; nobody here needs their memory while works are done
+                give_back()
             with closing(run.events()) as events:
                 return (yield from self._growing(events))
         except RayEnded:

@@ -12,7 +12,6 @@ import torch
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 
 from parallel_nst.errors import ClusterUnavailable, OutOfMemory, WorkerLost
-from parallel_nst.workers.freed_memory import LARGE, give_back
 from parallel_nst.workers.pool import Events, Handed, HandedLost, RanksLost, RankWork
 from parallel_nst.workers.ranks.communicator import PeerLost
 from parallel_nst.workers.ranks.meeting import Unreachable
@@ -72,8 +71,6 @@ class RankRun:
             for rank in self._ranks:
                 rank.slot.dismiss()
             raise
-        if self.moved >= LARGE:  # what the works were pickled in; the driver needs it no more while they are done
-            give_back()
 
     def _send(self, work: RankWork, number: int, slot: Slot, group: tuple[int, Any]) -> None:
         """Hand a rank its work, which is nobody's afterwards. group: how many they are, and where they meet."""

@@ -59,10 +59,10 @@ class RayShared:
         return Received, (self._reference,)
 
     def _put(self) -> None:
-        # In another thread: Ray notes the references inside the task that it is pickling in this one, and a `put` in
-        # the midst of that would take them for its own.
         # An array in one piece goes there as it is, another one by way of two copies.
         value = np.ascontiguousarray(self._value) if isinstance(self._value, np.ndarray) else self._value
+        # In another thread: Ray notes the references inside the task that it is pickling in this one, and a `put` in
+        # the midst of that would take them for its own.
         with ThreadPoolExecutor(1) as thread:
             self._reference = thread.submit(ray.put, value).result()
         self._connection = CONNECTION.number
