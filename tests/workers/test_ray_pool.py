@@ -28,6 +28,7 @@ import psutil
 import pytest
 import ray.cloudpickle
 import torch
+from ray._private.node import Node
 from tiny_networks import LAYERS, tiny_resolved, tiny_state
 
 from parallel_nst.errors import BadInput, ClusterUnavailable, WorkerLost
@@ -645,6 +646,15 @@ def test_others_go_on_without_a_task_that_kills_every_worker(pool: RayPool, tmp_
 def test_memory_that_a_task_frees_stays_with_its_worker(pool: RayPool) -> None:
     [(_, faults)] = pool.map([Faults()])
     assert faults * resource.getpagesize() < 80 << 20, "each of the five would fault in as much"
+
+
+def test_a_ray_of_our_own_has_no_process_without_work(pool: RayPool) -> None:
+    """Neither autoscaler nor log monitor nor the dashboard's server: each takes a second of a core to start."""
+    full_crew(pool)
+    scripts = {Path(word).name for child in children() for word in child.cmdline() if word.endswith(".py")}
+    assert not scripts & {"monitor.py", "log_monitor.py", "dashboard.py"}
+    assert any(child.name() == "raylet" for child in children())
+    assert all(getattr(Node, name).__qualname__ == f"Node.{name}" for name in ("start_monitor", "start_api_server"))
 
 
 def test_nothing_is_left_behind(lease: Lease) -> None:

@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import psutil  # type: ignore[import-untyped]
 import ray
+from ray._private.node import Node
 from ray.exceptions import RayError
 
 from parallel_nst.errors import BadInput, ClusterUnavailable
@@ -143,8 +144,6 @@ class RayCluster:
         return RayCluster(None, *self._size)
 
     def _end(self) -> None:
-        if self.local:
-            kill_autoscaler()
         ray.shutdown()
         self.remove_folder()
         for key, value in self._environment.items():
@@ -210,15 +209,36 @@ def own_sessions() -> Iterator[None]:
     closes and a request to end go to all of a session or a group; Ray, which is left out of it for Ctrl-C only, would
     be gone before this program has heard of it, and end it (`_Exit(1)` once its socket closes). Ray has no setting."""
     services: Any = ray._private.services
-    before = getattr(services, "ConsolePopen", None)
-    if before is None or not ENDS_WITH_PROGRAM:  # else Ray ends them by their group
+    if not ENDS_WITH_PROGRAM:  # else Ray ends them by their group
         yield
         return
-    services.ConsolePopen = partial(before, start_new_session=True)
+    with replaced(services, "ConsolePopen", lambda before: partial(before, start_new_session=True)):
+        yield
+
+
+@contextmanager
+def without_idlers() -> Iterator[None]:
+    """Start a Ray of our own without what would have nothing to do: the autoscaler, who follows the logs for a driver
+    that does not want them, and the server of the dashboard. They are three Python programs, which take as much
+    processor time as all the rest while the first tiles are painted. Ray has settings for none of them."""
+    with ExitStack() as stack:
+        for start in ("start_monitor", "start_log_monitor", "start_api_server"):
+            stack.enter_context(replaced(Node, start, lambda before: lambda node, **options: None))
+        yield
+
+
+@contextmanager
+def replaced(owner: Any, name: str, change: Callable[[Any], Any]) -> Iterator[None]:
+    """With another thing in place of a part of Ray, where Ray has it. change: makes it of the one before."""
+    before = getattr(owner, name, None)
+    if before is None:
+        yield
+        return
+    setattr(owner, name, change(before))
     try:
         yield
     finally:
-        services.ConsolePopen = before
+        setattr(owner, name, before)
 
 
 CLUSTERS: list[RayCluster] = []  # of this process, until they are left
@@ -256,16 +276,17 @@ def start_local(cores: int, store: int, folder: Path) -> None:
         os.environ.setdefault(name, value)
     silence_notices()
     try:
-        ray.init(
-            address="local",
-            _temp_dir=str(folder),
-            num_cpus=cores,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=max(store, LEAST_OBJECT_STORE),
-            namespace="pnst",
-        )
+        with without_idlers():
+            ray.init(
+                address="local",
+                _temp_dir=str(folder),
+                num_cpus=cores,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=max(store, LEAST_OBJECT_STORE),
+                namespace="pnst",
+            )
     except Exception as error:  # of many kinds: Ray lets those of its parts through
         raise ClusterUnavailable(f"Ray could not start here: {first_line(error)}; --workers 1 needs no Ray") from None
 
@@ -279,18 +300,6 @@ def silence_notices() -> None:
 
 ctypes.pythonapi.PyOS_getsig.restype = ctypes.c_void_p  # a function's address
 ctypes.pythonapi.PyOS_setsig.restype = ctypes.c_void_p
-
-
-def kill_autoscaler() -> None:
-    """Kill the autoscaler of a local Ray, which has nothing to scale. It is slow to heed SIGTERM: `ray.shutdown` would
-    wait a second for it, then kill it."""
-    import psutil
-
-    for process in psutil.Process().children():
-        with suppress(psutil.Error):
-            programs = [Path(part) for part in process.cmdline()]
-            if any(program.name == "monitor.py" and "autoscaler" in program.parts for program in programs):
-                process.kill()
 
 
 def own_processes() -> list[Watched]:
