@@ -50,6 +50,7 @@ class Staff:
     device: str
     memory: int | None
     notes: tuple[str, ...] = ()
+    threads_alone: float = 1.0  # threads of who paints a scale in one piece, in those of a worker
 
 
 def plan(job: PlanJob) -> Plan:
@@ -62,7 +63,7 @@ def plan(job: PlanJob) -> Plan:
     reader = FeatureReader(backbone, resolved.layers, getattr(torch, dtype))
     costs = profile(backbone, reader.layers.style, reader.layers.content, reader.dtype)
     memory, notes = memory_of_worker(job, recipe, staff)
-    budget = Budget(staff.workers, memory, costs)
+    budget = Budget(staff.workers, memory, costs, staff.threads_alone)
     plans = plan_scales(job.size, job.size, resolved, budget)
     speed, measured = speed_of_worker(job, staff, reader)
     needs = forecast(plans, resolved, budget, speed)
@@ -80,7 +81,8 @@ def staff_here(job: PlanJob) -> Staff:
     device = planned_device(job)
     slots = max(1, torch.cuda.device_count()) if device == "cuda" else pools.usable_cores()
     workers = job.workers or slots
-    return Staff(workers, 1 if device == "cuda" else max(1, slots // workers), device, None)
+    threads = 1 if device == "cuda" else max(1, slots // workers)
+    return Staff(workers, threads, device, None, threads_alone=1 if device == "cuda" else slots / threads)
 
 
 def planned_device(job: PlanJob) -> str:

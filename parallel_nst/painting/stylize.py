@@ -189,7 +189,8 @@ def budget_of(
 ) -> Budget:
     """What tiles are cut for on the workers that a pool has. memory: bytes of one worker, where they were given."""
     memory = memory or worker_memory(pool)
-    return budget_for(sources, resolved, backbone, pool.spec, pool.size, memory, ray=pool.mortal)
+    budget = budget_for(sources, resolved, backbone, pool.spec, pool.size, memory, ray=pool.mortal)
+    return replace(budget, threads_alone=pool.threads_alone)
 
 
 def budget_for(

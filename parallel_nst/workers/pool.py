@@ -112,6 +112,11 @@ class Pool(Protocol):
         """How many workers there are, or will be."""
         return self.crew.workers
 
+    @property
+    def threads_alone(self) -> float:
+        """Threads of who does a single work or task, in those of a worker."""
+        return 1.0
+
     def __enter__(self: P) -> P:
         return self
 

@@ -58,6 +58,10 @@ class ThreadPool(Pool):
         self._workers = [future.result() for future in futures]
         self._stop = Event()
 
+    @property
+    def threads_alone(self) -> float:
+        return self._cores / self.crew.threads if self.crew.device == "cpu" else 1.0
+
     def map(
         self, tasks: Sequence[Task], on_progress: OnProgress | None = None, *, keep_going: bool = False
     ) -> Iterator[tuple[int, Any]]:

@@ -24,7 +24,7 @@ from parallel_nst.painting.planning.scales import (
     settled,
     unframed,
 )
-from parallel_nst.painting.planning.tilings import Budget
+from parallel_nst.painting.planning.tilings import Budget, exact_tiling, sooner_alone
 from parallel_nst.painting.resolved import resolve
 from parallel_nst.painting.sources import SourcePictures
 from parallel_nst.painting.tiles.geometry import Rect
@@ -100,6 +100,28 @@ def test_coarse_scales_are_whole_and_the_finest_is_in_tiles():
 def test_scales_above_the_threshold_are_in_tiles_too():
     recipe = replace(RECIPE, tiling=replace(RECIPE.tiling, whole=20))
     assert [len(plan.tiles) for plan in plans((300, 400), recipe)] == [4, 4]
+
+
+def test_a_coarse_scale_is_whole_where_one_process_paints_it_sooner():
+    """With the threads of all workers, and unless it is the finest or takes more memory than a worker has."""
+    recipe = replace(RECIPE, tiling=replace(RECIPE.tiling, whole=20))
+    for threads, memory, expected in ((1, PLENTY, [4, 4]), (2, PLENTY, [1, 4]), (8, PLENTY, [1, 4])):
+        found = plan_scales(
+            Size(300, 400),
+            Size(50, 50),
+            resolve(recipe, tiny_backbone()),
+            replace(budget(memory=memory), threads_alone=threads),
+        )
+        assert [len(plan.tiles) for plan in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("side", "workers", "memory", "expected"),
+    [(100, 2, PLENTY, True), (4000, 2, PLENTY, False), (4000, 16, PLENTY, False), (400, 2, 450 << 20, False)],
+)
+def test_workers_are_sooner_where_they_are_many_or_their_halos_thin(side, workers, memory, expected):
+    size, given = Size(side, side), replace(budget(workers, memory), threads_alone=workers)
+    assert sooner_alone(size, exact_tiling(size, given, RECIPE, LAYER), given, RECIPE) == expected
 
 
 def test_without_a_number_of_tiles_a_small_picture_stays_whole():

@@ -42,7 +42,7 @@ def outlook(scene: Scene, settings: Sequence[Setting], rounds: int) -> str:
 def seconds_of(scene: Scene, setting: Setting, reader: FeatureReader, costs: Profile, speed: float) -> float:
     """Of one run, as far as it can be known before."""
     resolved = resolve(setting.recipe, reader.backbone)
-    budget = Budget(setting.workers, machine_memory(), costs)
+    budget = Budget(setting.workers, machine_memory(), costs, setting.workers if scene.device == "cpu" else 1)
     plans = plan_scales(scene.content.size, scene.style.size, resolved, budget)
     painting = forecast(plans, resolved, budget, speed).seconds
     return painting + (RAY_SECONDS if setting.mode != SERIAL and setting.workers > 1 else 0)

@@ -123,7 +123,7 @@ def scale_forecast(plan: ScalePlan, resolved: ResolvedRecipe, budget: Budget, sp
         flops=float(flops.sum()),
         overhead=float(flops.sum()) / (2 * core * budget.profile.flops),
         moved=moved(plan, resolved, budget.workers),
-        seconds=float(loads.max()) / speed
+        seconds=float(loads.max()) / (speed * (budget.speed_alone if len(plan.tiles) == 1 else 1))
         + optimiser_seconds(resolved.recipe)
         * (core / ownership.ranks if plan.exact else max(ownership.counts) * largest),
     )

@@ -13,7 +13,7 @@ from parallel_nst.files.images import fit, resize
 from parallel_nst.files.size import Size
 from parallel_nst.painting.gatys.minimise import Setback
 from parallel_nst.painting.gatys.style import StyleTargets
-from parallel_nst.painting.planning.tilings import Budget, context, exact_tiling, independent_tiling
+from parallel_nst.painting.planning.tilings import Budget, context, exact_tiling, independent_tiling, sooner_alone
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.sources import SourcePictures
 from parallel_nst.painting.tiles.geometry import Rect, Tile, gather, grid_of, plan_tiles
@@ -200,6 +200,8 @@ def cut(size: Size, resolved: ResolvedRecipe, budget: Budget, *, finest: bool) -
         halo = context(layer)
         return plan_tiles(height, width, grid, overlap=tiling.overlap, halo=halo, align=layer.stride), False, 0
     chosen = exact_tiling(painted, budget, resolved.recipe, layer, grid)
+    if not finest and sooner_alone(painted, chosen, budget, resolved.recipe):
+        return plan_tiles(height, width, (1, 1), align=layer.stride), True, 1
     return plan_tiles(height, width, chosen.grid, halo=layer.margin, align=layer.stride), True, chosen.kept
 
 

@@ -20,15 +20,27 @@ from parallel_nst.painting.planning.profile import Profile
 from parallel_nst.recipe import Recipe
 
 HALVINGS = 7  # of a size that does not fit: to a hundredth of it
+# What does not get faster with the threads of one process (Amdahl's law): embedded backbone, 362 to 1024 px, 1.4 to
+# 1.65 times as fast on two threads. And what ranks take beyond their px, for messages, waiting and cut features: 20 to
+# 35 % at 724 and 1024 px on two.
+UNSHARED = 0.3
+BETWEEN_RANKS = 1.25
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What tiles are cut for. workers: how many; memory: bytes that one may take; profile: of the backbone."""
+    """What tiles are cut for. workers: how many; memory: bytes that one may take; profile: of the backbone.
+    threads_alone: of the process that paints a scale in one piece, in those of a worker."""
 
     workers: int
     memory: int
     profile: Profile
+    threads_alone: float = 1.0
+
+    @property
+    def speed_alone(self) -> float:
+        """Of that process, in speeds of a worker."""
+        return self.threads_alone / (1 + UNSHARED * (self.threads_alone - 1))
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,14 @@ def exact_tiling(size: Size, budget: Budget, recipe: Recipe, layer: Layer, grid:
         more = f", more workers, or a size of about {largest} px" if largest else ""
         raise BadInput(too_little(size, budget, need, grid) + more)
     return best
+
+
+def sooner_alone(size: Size, tiling: Tiling, budget: Budget, recipe: Recipe) -> bool:
+    """Whether one process that has the threads of several workers paints a picture sooner than they do in these tiles.
+    It must fit what a worker may take, too."""
+    whole = Cut(np.array([[size.area]]), size.area, size.area, size.area)
+    fits = exact_bytes(budget.profile, whole, 1, recipe) <= budget.memory
+    return budget.threads_alone > 1 and fits and 2 * size.area / budget.speed_alone < BETWEEN_RANKS * tiling.slowest
 
 
 def exact_tilings(

@@ -86,6 +86,10 @@ class RayPool(Pool):
         self._growth = Growth(most)
         self._homes = crew.workers  # slots that pins are spread over
 
+    @property
+    def threads_alone(self) -> float:
+        return self._cores / self.crew.threads if self._here else 1.0
+
     def map(
         self, tasks: Sequence[Task], on_progress: OnProgress | None = None, *, keep_going: bool = False
     ) -> Iterator[tuple[int, Any]]:
