@@ -26,6 +26,7 @@ from parallel_nst.errors import BadInput
 from parallel_nst.files.formats import icc, pillow, png, tiff
 from parallel_nst.files.formats.output import encode, pack
 from parallel_nst.files.formats.raster import Raster, UnreadablePicture, check_pixels, quiet
+from parallel_nst.files.scratch import contiguous, let_go, room, strips
 from parallel_nst.files.size import Size
 from parallel_nst.files.whole_files import aside_path, told_in_one_line, whole_file
 
@@ -114,7 +115,9 @@ def read_image(path: str | Path, *, max_pixels: int | None = None) -> Picture:
     """
     path = Path(path)
     with _in_one_line(path), quiet() as limit:
-        return _picture(_container(path).read(path, limit if max_pixels is None else max_pixels))
+        picture = _picture(_container(path).read(path, limit if max_pixels is None else max_pixels))
+    let_go(picture.pixels)
+    return picture
 
 
 def stored_size(path: str | Path, *, max_pixels: int | None = None) -> Size:
@@ -200,8 +203,8 @@ def _picture(raster: Raster) -> Picture:
     channels = samples.shape[2]
     colours = samples[..., :3] if channels >= 3 else samples[..., [0, 0, 0]]
     return Picture(
-        np.ascontiguousarray(colours),
-        np.ascontiguousarray(samples[..., -1]) if channels in (2, 4) else None,
+        contiguous(colours),
+        contiguous(samples[..., -1]) if channels in (2, 4) else None,
         profile,
         raster.exif,
         raster.dpi[::-1] if raster.dpi and raster.orientation >= 5 else raster.dpi,
@@ -295,8 +298,17 @@ def write_image(path: str | Path, picture: Picture, *, settings: str | None = No
 
 
 def _raster(picture: Picture) -> Raster:
-    pixels = picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
-    return Raster(pixels, picture.depth, picture.icc, picture.exif, dpi=picture.dpi)
+    return Raster(_samples(picture), picture.depth, picture.icc, picture.exif, dpi=picture.dpi)
+
+
+def _samples(picture: Picture) -> NDArray[np.float32]:
+    """(H, W, 3), or 4 with alpha."""
+    if picture.alpha is None:
+        return picture.pixels
+    samples = room((*picture.size, 4), np.float32)
+    for rows in strips(picture.size.height):
+        samples[rows, :, :3], samples[rows, :, 3] = picture.pixels[rows], picture.alpha[rows]
+    return samples
 
 
 def _check_picture(path: Path, picture: Picture) -> None:
@@ -306,9 +318,17 @@ def _check_picture(path: Path, picture: Picture) -> None:
         raise BadInput(f"{path}: pixels are {found}, must be floating-point (height, width, 3): convert them")
     if alpha is not None and alpha.shape != pixels.shape[:2]:
         raise BadInput(f"{path}: alpha is {alpha.shape}, the pixels {pixels.shape[:2]}: resize alpha")
-    # By the extremes, of which NaN is one, if it is there: a mask of a large picture would be large.
-    if not all(np.isfinite([values.min(), values.max()]).all() for values in (pixels, alpha) if values is not None):
+    if not all(_finite(values) for values in (pixels, alpha) if values is not None):
         raise BadInput(f"{path}: some values are NaN or infinite: look at what made them, nothing is written")
+
+
+def _finite(values: NDArray[np.floating[Any]]) -> bool:
+    """By the extremes, of which NaN is one if it is there: a mask of a large picture would be large."""
+    for rows in strips(len(values)):
+        if not np.isfinite([values[rows].min(), values[rows].max()]).all():
+            return False
+        let_go(values)
+    return True
 
 
 def resize(pixels: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
@@ -321,10 +341,19 @@ def resize(pixels: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
         raise BadInput(f"cannot resize to {size}: both sides must be at least 1 px")
     smaller = (min(width, pixels.shape[1]), min(height, pixels.shape[0]))
     # OpenCV averages areas only when neither axis grows, hence two steps.
-    scaled = cv2.resize(np.ascontiguousarray(pixels), smaller, interpolation=cv2.INTER_AREA)
-    if smaller != (width, height):
-        scaled = cv2.resize(scaled, (width, height), interpolation=cv2.INTER_CUBIC)
-    return np.clip(scaled, 0, 1).astype(np.float32, copy=False).reshape(height, width, *pixels.shape[2:])
+    steps = [(smaller, cv2.INTER_AREA)] + [((width, height), cv2.INTER_CUBIC)] * (smaller != (width, height))
+    scaled = np.ascontiguousarray(pixels)
+    for (across, down), kind in steps:
+        found = room((down, across, *pixels.shape[2:]), np.float32)
+        made = cv2.resize(scaled, (across, down), dst=found, interpolation=kind)
+        if not np.shares_memory(made, found):  # OpenCV takes what it is offered if it has the shape that it would make
+            found[:] = made.reshape(found.shape)
+        let_go(scaled)
+        scaled = found
+    for rows in strips(height):
+        np.clip(scaled[rows], 0, 1, out=scaled[rows])
+    let_go(scaled)
+    return scaled
 
 
 def shrunk(pixels: NDArray[np.float32], longest: int) -> NDArray[np.float32]:

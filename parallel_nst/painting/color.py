@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_nst.files.images import Picture, resize
+from parallel_nst.files.scratch import room, strips
 from parallel_nst.files.size import Size
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of YIQ (section 4.2 there)
@@ -43,6 +44,8 @@ def power_of(matrix: NDArray[np.float64], power: float) -> NDArray[np.float64]:
 def with_colours_of(content: NDArray[np.float32], painted: NDArray[np.float32]) -> NDArray[np.float32]:
     """The luminance of what was painted with the colours (the two other channels of YIQ) of the content."""
     same = content if content.shape == painted.shape else resize(content, Size(*painted.shape[:2]))
-    lighter = (painted - same) @ LUMA  # adding it to all three channels changes luminance alone
-    coloured: NDArray[np.float32] = (same + lighter[..., None]).clip(0, 1).astype(np.float32, copy=False)
+    coloured = room(painted.shape, np.float32)
+    for rows in strips(len(painted)):
+        lighter = (painted[rows] - same[rows]) @ LUMA  # adding it to all three channels changes luminance alone
+        np.clip(same[rows] + lighter[..., None], 0, 1, out=coloured[rows])
     return coloured

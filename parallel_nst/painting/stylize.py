@@ -126,7 +126,9 @@ def paint(
     blending, notes = 0.0, list[str]()
     for number in range(first, len(plans)):
         plan = plans[number]
-        mode = mode_of(plan, scale_of(sources, plan, resolved, pool, powers), resolved, pool, budget)
+        scale = scale_of(sources, plan, resolved, pool, powers)
+        mode = mode_of(plan, replace(scale, last=number == len(plans) - 1), resolved, pool, budget)
+        del scale
         states = ScaleRun(plans, number, callbacks or RunCallbacks()).states(mode, begun(mode, before))
         del before  # what the scale begins with belongs to it, so that it goes with the first step
         before = mode.result(last(states))

@@ -23,13 +23,21 @@ class Shared(Protocol):
 
 
 @dataclass(frozen=True)
+class Made:
+    """What is shared in place of a value that is made whenever it is sent or asked for, so that nobody here holds it
+    until then."""
+
+    make: Callable[[], Any]
+
+
+@dataclass(frozen=True)
 class Here:
     """A shared value that never leaves this process."""
 
     value: Any
 
     def get(self) -> Any:
-        return self.value
+        return self.value.make() if isinstance(self.value, Made) else self.value
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,7 @@ class Pool(Protocol):
         ...
 
     def share(self, value: Any) -> Shared:
-        """A handle to `value` for tasks to carry in its stead."""
+        """A handle to `value`, or to what is `Made`, for tasks to carry in its stead."""
         ...
 
     def close(self) -> None:

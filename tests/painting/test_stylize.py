@@ -1,5 +1,6 @@
 """The public verb: pictures of every kind, tiled or whole, stopped and taken up again, and what they carry."""
 
+import os
 import pickle
 from dataclasses import replace
 
@@ -10,9 +11,11 @@ from scattered import Scattered
 from tiny_networks import LAYERS, tiny_backbone, tiny_state
 
 from parallel_nst.errors import BadInput
+from parallel_nst.files import scratch
 from parallel_nst.files.images import Picture, fit, resize
 from parallel_nst.files.size import Size
 from parallel_nst.painting import style_targets as module
+from parallel_nst.painting.exact import rank
 from parallel_nst.painting.gatys.features import FeatureReader
 from parallel_nst.painting.gatys.objective import LocalObjective
 from parallel_nst.painting.gatys.optimizers.choice import make_optimizer
@@ -378,3 +381,30 @@ def test_a_run_that_diverges_goes_on_from_a_snapshot_to_the_same_end(pool, recip
     for snapshot in (kept[0], kept[-1]):
         again = painted(recipe, pool, calm, picture(seed=1), resume=snapshot)
         assert np.array_equal(again.picture.pixels, whole.picture.pixels) and again.loss == whole.loss
+
+
+# Large pictures
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no way to take room on the disk here")
+@pytest.mark.parametrize("recipe", [*RECIPES, replace(RECIPE, preserve_color="luminance")], ids=[*NAMES, "coloured"])
+@pytest.mark.parametrize("size", [(40, 30), (48, 36)])
+def test_a_picture_in_files_is_the_one_in_memory(pool, monkeypatch, recipe, size):
+    """To the bit, as what is on the way, and the content at its own size."""
+    content = picture(*size, alpha=np.ones(size[::-1], np.float32))
+    expected = painted(recipe, pool, content).picture
+    monkeypatch.setattr(scratch, "LARGE", 1)
+    pixels = scratch.room(content.pixels.shape, np.float32)
+    pixels[:] = content.pixels
+    result = painted(recipe, pool, replace(content, pixels=pixels)).picture
+    assert np.array_equal(result.pixels, expected.pixels)
+    assert scratch.in_file(result.pixels) == (recipe.tiling.mode == "exact")
+
+
+def test_the_last_scale_hands_out_nothing_but_the_picture(monkeypatch):
+    """What its optimiser has learnt, several times the picture, is for a scale that does not come."""
+    names, handed = [], rank.arrays
+    monkeypatch.setattr(rank, "arrays", lambda vectors: names.append(set(vectors)) or handed(vectors))
+    painted(replace(RECIPE, steps=4, scales=3), SerialPool(SPEC))
+    *before, last = names
+    assert last == {"image"} and all({"image", "s0", "y0"} <= found for found in before)

@@ -18,11 +18,11 @@ import psutil
 import pytest
 from ray.exceptions import ObjectLostError
 
-from parallel_nst.workers.pool import HandedLost
+from parallel_nst.workers.pool import HandedLost, Here, Made
 from parallel_nst.workers.ray import interface, lifeline, shared_values
 from parallel_nst.workers.ray.lifeline import CONNECTION, RayEnded, Watched, answers, connected, in_use, named, watch
 from parallel_nst.workers.ray.reasons import WorkerTraceback
-from parallel_nst.workers.ray.shared_values import RayShared, Received
+from parallel_nst.workers.ray.shared_values import RayShared, Received, payload
 
 
 @pytest.fixture
@@ -155,6 +155,23 @@ def test_a_shared_value_is_put_again_where_ray_was_started_again(connection: Any
     connection.number += 1
     assert pickle.loads(pickle.dumps(shared)).reference == 1
     assert moved == [24, 24]
+
+
+def test_what_is_made_when_it_is_sent_is_kept_by_nobody_and_made_again(connection: Any, store: Store) -> None:
+    made: list[np.ndarray] = []
+    moved: list[int] = []
+
+    def make() -> np.ndarray:
+        made.append(np.full(3, len(made)))
+        return made[-1]
+
+    shared = RayShared(Made(make), moved.append)
+    assert not made and payload(shared) == 0
+    for number, expected in ((1, 0), (1, 0), (2, 1)):
+        connection.number = number
+        assert pickle.loads(pickle.dumps(shared)).reference == expected
+    assert [list(store.values[reference]) for reference in range(2)] == [[0] * 3, [1] * 3] and moved == [24, 24]
+    assert list(shared.get()) == [2] * 3 == list(Here(Made(lambda: [2] * 3)).get())
 
 
 def test_one_too_large_to_be_kept_here_is_lost_with_ray(

@@ -12,14 +12,12 @@ from PIL import Image
 from parallel_nst.files.formats import icc, pillow, png, tiff
 from parallel_nst.files.formats.exif import clean_dpi, has_comment, stamped
 from parallel_nst.files.formats.raster import Raster
+from parallel_nst.files.scratch import let_go, room, strips
 from parallel_nst.files.size import Size
 
 _DEEP = ("PNG", "TIFF")
 _OPAQUE = ("JPEG", "BMP")
 _JPEG_EXIF = 65533  # bytes in one marker
-
-
-STRIP = 256  # rows
 
 
 @dataclass(frozen=True)
@@ -62,11 +60,13 @@ def _on_white(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def _rounded(values: NDArray[np.float32], deep: bool) -> NDArray[Any]:
     """[0, 1] to all steps of 8 or 16 bits, to the nearest; what lies outside is clipped. Strip by strip: a large
     picture is not held once more in between."""
-    rounded = np.empty(values.shape, np.uint16 if deep else np.uint8)
-    for top in range(0, len(values), STRIP):
-        steps = np.clip(values[top : top + STRIP], 0, 1)
+    rounded = room(values.shape, np.uint16 if deep else np.uint8)
+    for rows in strips(len(values)):
+        steps = np.clip(values[rows], 0, 1)
         steps *= 65535 if deep else 255
-        rounded[top : top + STRIP] = np.rint(steps, out=steps)
+        rounded[rows] = np.rint(steps, out=steps)
+        let_go(values)
+    let_go(rounded)
     return rounded
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from parallel_nst.files.formats.exif import Survey, clean_dpi, settings_of, survey
 from parallel_nst.files.formats.icc import cmyk_to_srgb, lab_to_srgb
 from parallel_nst.files.formats.raster import Raster, check_pixels
+from parallel_nst.files.scratch import room, strips
 from parallel_nst.files.size import Size
 
 TEXT_KEY = "parallel_nst"
@@ -41,9 +42,16 @@ def read(path: Path, limit: int | None) -> Raster:
         check_pixels(Size(image.height, image.width), limit)
         image.load()
         rgb, notes = _displayable(image)
-        samples = np.asarray(rgb).astype(np.float32)
-        samples /= 255
-        return describe(image, samples.reshape(rgb.height, rgb.width, -1), notes)
+        return describe(image, _samples(rgb), notes)
+
+
+def _samples(image: Image.Image) -> NDArray[np.float32]:
+    """(H, W, C) in [0, 1], of an image of 8 bits a channel."""
+    samples = room((image.height, image.width, len(image.getbands())), np.float32)
+    for rows in strips(image.height):
+        stored = np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
+        np.divide(stored.reshape(samples[rows].shape), np.float32(255), out=samples[rows])
+    return samples
 
 
 def _displayable(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
@@ -53,9 +61,8 @@ def _displayable(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     if image.mode == "LAB":
         return lab_to_srgb(image), ("CIELAB converted to sRGB",)
     alpha = image.has_transparency_data
-    if image.mode in _GREY:
-        return image.convert("LA" if alpha else "L"), ()
-    return image.convert("RGBA" if alpha else "RGB"), ()
+    mode = ("LA" if alpha else "L") if image.mode in _GREY else ("RGBA" if alpha else "RGB")
+    return image if image.mode == mode else image.convert(mode), ()  # to convert is to copy
 
 
 def describe(image: Image.Image, samples: NDArray[np.float32], notes: tuple[str, ...] = (), depth: int = 8) -> Raster:

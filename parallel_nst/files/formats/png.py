@@ -1,7 +1,7 @@
 """PNG: decoding of 16-bit samples, which Pillow halves, and all encoding.
 
-OpenCV moves the samples and knows nothing of metadata; the chunks for that are put into its stream here, so
-pictures of 8 and of 16 bits take the same way out.
+OpenCV decodes and knows nothing of metadata. It encodes only what is in memory as a whole, in the order BGR, so the
+few chunks of a file are written here, strip by strip.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from parallel_nst.files.formats.pillow import TEXT_KEY, describe
-from parallel_nst.files.formats.raster import Raster, UnreadablePicture, check_pixels, decode_by_opencv
+from parallel_nst.files.formats.raster import Raster, UnreadablePicture, check_pixels, decode_by_opencv, unit
+from parallel_nst.files.scratch import strips
 from parallel_nst.files.size import Size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_HEADER_END = len(SIGNATURE) + 25
 _INCH = 0.0254  # metres
 
 
@@ -55,7 +54,7 @@ def _samples(data: bytes, key: object) -> NDArray[np.float32]:
         samples = samples[..., [2, 1, 0, 3][: samples.shape[2]]]
         if data[25] == 4:  # colour type grey and alpha, which OpenCV spreads over four channels
             samples = samples[..., 2:]
-    return samples.astype(np.float32) / np.float32(65535)
+    return unit(samples)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -99,15 +98,26 @@ def write(
     dpi: tuple[float, float] | None,
     settings: str | None,
 ) -> None:
-    """Encode (H, W, 3 or 4) samples of 8 or 16 bits; raises OSError when the encoder gives up."""
-    order = cv2.COLOR_RGB2BGR if samples.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
-    try:
-        done, encoded = cv2.imencode(".png", cv2.cvtColor(samples, order), [cv2.IMWRITE_PNG_COMPRESSION, 6])
-    except cv2.error:
-        done = False
-    if not done:
-        raise OSError("the PNG encoder failed")
-    data = encoded.tobytes()
-    file.write(data[:_HEADER_END])
+    """Encode (H, W, 3 or 4) samples of 8 or 16 bits."""
+    height, width, channels = samples.shape
+    file.write(SIGNATURE)
+    kind = struct.pack(">IIBBBBB", width, height, 8 * samples.itemsize, 2 if channels == 3 else 6, 0, 0, 0)
+    file.write(_chunk(b"IHDR", kind))
     file.writelines(_metadata(icc, exif, dpi, settings))
-    file.write(data[_HEADER_END:])
+    packer = zlib.compressobj()
+    for rows in strips(height):
+        file.write(_chunk(b"IDAT", packer.compress(_filtered(samples[rows]))))
+    file.write(_chunk(b"IDAT", packer.flush()))
+    file.write(_chunk(b"IEND", b""))
+
+
+def _filtered(samples: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """PNG section 9: each row begins with the number of its filter, here that of each byte less the one of its left
+    neighbour; big-endian."""
+    step = samples.shape[2] * samples.itemsize
+    stored = np.ascontiguousarray(samples, samples.dtype.newbyteorder(">")).view(np.uint8).reshape(len(samples), -1)
+    rows = np.empty((len(stored), 1 + stored.shape[1]), np.uint8)
+    rows[:, 0] = 1
+    rows[:, 1 : 1 + step] = stored[:, :step]
+    np.subtract(stored[:, step:], stored[:, :-step], out=rows[:, 1 + step :])
+    return rows.tobytes()

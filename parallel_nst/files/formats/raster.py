@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from parallel_nst.errors import BadInput
+from parallel_nst.files.scratch import room, strips
 from parallel_nst.files.size import Size
 
 _pillow = threading.Lock()
@@ -69,6 +70,14 @@ def decode_by_opencv(data: NDArray[np.uint8]) -> NDArray[Any] | None:
         return cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     finally:
         cv2.utils.logging.setLogLevel(level)
+
+
+def unit(stored: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Samples of 16 bits in [0, 1]."""
+    samples = room(stored.shape, np.float32)
+    for rows in strips(len(stored)):
+        np.divide(stored[rows], np.float32(65535), out=samples[rows])
+    return samples
 
 
 def check_pixels(size: Size, limit: int | None) -> None:

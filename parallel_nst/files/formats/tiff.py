@@ -7,7 +7,10 @@ with Pillow's directory class.
 from __future__ import annotations
 
 import logging
+import shutil
+import tempfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -21,7 +24,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from parallel_nst.files.formats import pillow
 from parallel_nst.files.formats.exif import survey
-from parallel_nst.files.formats.raster import Raster, UnreadablePicture, check_pixels, decode_by_opencv
+from parallel_nst.files.formats.raster import Raster, UnreadablePicture, check_pixels, decode_by_opencv, unit
+from parallel_nst.files.scratch import folder
 from parallel_nst.files.size import Size
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -136,7 +140,7 @@ def _by_opencv(path: Path, page: tifffile.TiffPage) -> NDArray[Any]:
 def _unit(stored: NDArray[Any]) -> NDArray[np.float32]:
     """Samples in [0, 1]; refuses numbers whose white nobody knows."""
     if stored.dtype.kind == "u" and stored.dtype.itemsize == 2:
-        return stored.astype(np.float32) / np.float32(65535)
+        return unit(stored)
     if stored.dtype.kind != "f":
         raise UnreadablePicture(
             f"{stored.dtype.name} samples are not read, their white is not known: save it with 8 or 16 bits"
@@ -176,15 +180,19 @@ def write(
     """Encode (H, W, 3 or 4) samples of 8 or 16 bits, Deflate with differencing; resolution is in `exif`."""
     height, width, channels = samples.shape
     rows = min(height, max(1, _STRIP_BYTES // (samples.itemsize * width * channels)))
-    strips = [_deflated(samples[top : top + rows]) for top in range(0, height, rows)]
-    big = sum(map(len, strips)) > _CLASSIC_BYTES
-    directory = ImageFileDirectory_v2(_BIG if big else _CLASSIC)
-    directory.tagtype[273] = directory.tagtype[279] = TiffTags.LONG8 if big else TiffTags.LONG
-    directory.update(_described(exif))
-    directory.update(_raster_tags(samples, rows, strips))
-    directory.update({_ICC: icc} if icc else {})
-    directory.save(file)
-    file.writelines(strips)
+    parts = (samples[top : top + rows] for top in range(0, height, rows))
+    # The directory comes first, and says how long each strip is.
+    with tempfile.TemporaryFile(dir=folder()) as aside, ThreadPoolExecutor() as threads:
+        lengths = [aside.write(strip) for strip in threads.map(_deflated, parts)]
+        big = sum(lengths) > _CLASSIC_BYTES
+        directory = ImageFileDirectory_v2(_BIG if big else _CLASSIC)
+        directory.tagtype[273] = directory.tagtype[279] = TiffTags.LONG8 if big else TiffTags.LONG
+        directory.update(_described(exif))
+        directory.update(_raster_tags(samples, rows, lengths))
+        directory.update({_ICC: icc} if icc else {})
+        directory.save(file)
+        aside.seek(0)
+        shutil.copyfileobj(aside, file)
 
 
 def _deflated(strip: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
@@ -201,11 +209,10 @@ def _described(exif: Image.Exif) -> dict[int, Any]:
 
 
 def _raster_tags(
-    samples: NDArray[np.uint8] | NDArray[np.uint16], rows: int, strips: list[bytes]
+    samples: NDArray[np.uint8] | NDArray[np.uint16], rows: int, lengths: list[int]
 ) -> dict[int, int | tuple[int, ...]]:
     """Baseline tags of an RGB picture, TIFF 6.0 section 6; strips count from the end of the directory."""
     height, width, channels = samples.shape
-    lengths = tuple(map(len, strips))
     return {
         256: width,
         257: height,
@@ -215,6 +222,6 @@ def _raster_tags(
         273: tuple(accumulate(lengths[:-1], initial=0)),
         277: channels,
         278: rows,
-        279: lengths,
+        279: tuple(lengths),
         317: tifffile.PREDICTOR.HORIZONTAL.value,
     } | ({338: tifffile.EXTRASAMPLE.UNASSALPHA.value} if channels == 4 else {})

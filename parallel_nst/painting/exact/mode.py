@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from parallel_nst.painting.exact.state import ExactState, Learnt
 from parallel_nst.painting.mode import Due, Report
 from parallel_nst.painting.planning.scales import (
     InOnePiece,
+    PaintedImage,
     Scale,
     ScaleResult,
     enlarged,
@@ -29,8 +31,9 @@ from parallel_nst.painting.planning.scales import (
 from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.snapshots import Snapshot
+from parallel_nst.painting.tiles.geometry import Rect
 from parallel_nst.painting.tiles.ownership import Ownership
-from parallel_nst.workers.pool import Events, Handed, Pool, RanksLost, Shared, Works
+from parallel_nst.workers.pool import Events, Handed, Made, Pool, RanksLost, Shared, Works
 from parallel_nst.workers.worker import Progress
 
 KEEP_EVERY = 10  # steps after which ranks that may die keep what is needed to go on: about 2 % of their time
@@ -97,23 +100,26 @@ class Exact:
 
     def _works(self, scale: Scale, start: ExactState, ownership: Ownership, due: Due) -> Works:
         """What each rank is to do, from the first image or from what was kept."""
-        share, first = self.pool.share, start.first
+        first = start.first
         keeps = frozenset(range(KEEP_EVERY, scale.steps, KEEP_EVERY) if self.pool.mortal else ())
-        course = Course(scale.steps, due.previews, due.snapshots | keeps)
+        course = Course(scale.steps, due.previews, due.snapshots | keeps, carries=not scale.last)
+
+        def shared(picture: PaintedImage, rect: Rect) -> Shared:
+            return self.pool.share(Made(partial(picture.read, rect)))
 
         def work(rank: int) -> PaintShard:
             tiles, cores = ownership.of(rank), ownership.shard(rank).cores.items()
             return PaintShard(
                 ownership=ownership,
-                content={tile.index: share(scale.content.read(tile.read)) for tile in tiles},
+                content={tile.index: shared(scale.content, tile.read) for tile in tiles},
                 style=scale.style,
                 resolved=self.resolved,
                 graphs=scale.kept,
                 course=course,
-                pixels={} if first is None else {index: share(first.read(core)) for index, core in cores},
+                pixels={} if first is None else {index: shared(first, core) for index, core in cores},
                 carried=None if start.kept else start.carried,
                 kept=start.kept,
-                masks={tile.index: share(scale.masks.read(tile.read)) for tile in tiles} if scale.masks else {},
+                masks={tile.index: shared(scale.masks, tile.read) for tile in tiles} if scale.masks else {},
             )
 
         return Works(ownership.ranks, work)
@@ -198,5 +204,7 @@ class Hearing:
         size, end = self._ownership.size, self._ends[0].label
         if end.setback is not None:  # what the optimiser has learnt has led astray
             return ScaleResult(InParts(parts, size), loss, setbacks=[end.setback], notes=self.notes)
+        if self._scale.last:
+            return ScaleResult(InParts(parts, size), loss, notes=self.notes)
         speeds = [self._ends[rank].label.speed for rank in range(self._ownership.ranks)]
         return ScaleResult(InParts(parts, size), loss, Learnt(parts, end.numbers, size, speeds), notes=self.notes)

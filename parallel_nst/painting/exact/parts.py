@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parallel_nst.files.scratch import let_go, room
 from parallel_nst.files.size import Size
 from parallel_nst.painting.planning.scales import FRAME, unframed_size
 from parallel_nst.painting.tiles.geometry import Rect, gather
@@ -59,9 +60,10 @@ def whole(parts: Sequence[Part], name: str, size: Size) -> np.ndarray:
     found: np.ndarray | None = None
     for part in parts:
         flat = part.vectors.get()[name]
-        found = np.empty((CHANNELS, *size), flat.dtype) if found is None else found
+        found = room((CHANNELS, *size), flat.dtype) if found is None else found
         for index, core in part.shard.cores.items():
             gather(found, core)[:] = part.shard.core(flat, index)
+            let_go(found)
     assert found is not None
     return found
 
@@ -85,11 +87,12 @@ class InParts:
         found: np.ndarray | None = None
         for part in self.parts:
             flat = part.vectors.get()["image"]
-            found = np.empty((*unframed_size(self.size), CHANNELS), flat.dtype) if found is None else found
+            found = room((*unframed_size(self.size), CHANNELS), flat.dtype) if found is None else found
             for index, core in part.shard.cores.items():
                 if common := core.common(inside):
                     values = gather(part.shard.core(flat, index), common.within(core))
                     gather(found.transpose(2, 0, 1), common.within(inside))[:] = values
+                    let_go(found)
         assert found is not None
         return found
 

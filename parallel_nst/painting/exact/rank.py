@@ -75,11 +75,12 @@ class End:
 @dataclass(frozen=True)
 class Course:
     """How many steps a scale has, and after which of them a preview is told and all that is needed to go on is handed
-    out."""
+    out. carries: whether another scale follows, which wants what the optimiser has learnt."""
 
     steps: int
     previews: frozenset[int] = frozenset()
     keeps: frozenset[int] = frozenset()
+    carries: bool = True
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ def painted(
             yield handed_out(iteration)
     best = finish(objective, iteration)
     packed = pack(iteration.state)
-    vectors = {name: packed[name] for name in carried_names(packed)} | {"image": best.image}
+    carried = carried_names(packed) if course.carries else []
+    vectors = {name: packed[name] for name in carried} | {"image": best.image}
     speed = objective.pace.speed if objective.pace else 0.0
     yield Handed(End(numbers_of(packed), setback(iteration, best), speed), arrays(vectors), lasting=True)
     return best.loss

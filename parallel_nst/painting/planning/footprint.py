@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from parallel_nst.files.scratch import has_room
 from parallel_nst.files.size import Size
 from parallel_nst.painting.planning.cuts import Cut
 from parallel_nst.painting.planning.profile import Profile
@@ -18,10 +19,12 @@ WEIGHT_COPIES = 2  # of the float32 weights: as they came, and in channels_last
 GRAPH_FACTOR = 0.8  # kept graphs: not all of what they keep is there at once
 WORK_FACTOR = 2.1  # the tile being computed: the workspaces of the convolutions, and holes
 TILE_COPIES = 4  # of its pixels: received, as a tensor, on their way back, and those of the next tile
-RAY = 750e6  # a local Ray's own processes
-SENT = 2  # float32 copies, content and first image, on their way to workers: Ray's object store keeps their pages
+RAY = 620e6  # a local Ray's own processes, without those that `workers.ray.cluster` leaves out
+SENT = 2  # float32 copies of independent tiles on their way: Ray's object store keeps their pages
 PICTURES = 6  # float32 copies that a process holds of what it paints: see `image_copies`
-HELD = 4.5  # of the program that hands exact tiles out; measured at 18 and 25 megapixels: 4.1 to 4.4, at 100: 3.6
+HELD = 4.5  # of the program that hands exact tiles out, with their copies in Ray's object store
+IN_FILES = 2.5  # the same of a large picture, where content and result are in files
+FILES = 4  # of them: content, result, what is written, and the picture of the scale before
 DRIVER = 500e6  # the same of the process that holds the picture, with its files' codecs
 
 
@@ -72,11 +75,13 @@ def optimiser_bytes(size: Size, recipe: Recipe) -> int:
 
 def driver_bytes(size: Size, recipe: Recipe) -> int:
     """Memory of the process that reads and writes a picture of this size; who optimises it has its own."""
-    return int(DRIVER + (HELD if recipe.tiling.mode == "exact" else PICTURES) * PIXEL * size.area)
+    exact = IN_FILES if has_room(PIXEL * size.area, FILES) else HELD
+    return int(DRIVER + (exact if recipe.tiling.mode == "exact" else PICTURES) * PIXEL * size.area)
 
 
 def worker_share(memory: int, size: Size, recipe: Recipe, workers: int, *, ray: bool = False) -> int:
     """What each of a machine's workers may take of `memory`: an equal part of what the driver leaves, and a local Ray
     with its object store where they are to be counted."""
-    left = memory - driver_bytes(size, recipe) - (int(RAY) + SENT * PIXEL * size.area if ray else 0)
+    store = 0 if recipe.tiling.mode == "exact" else SENT * PIXEL * size.area
+    left = memory - driver_bytes(size, recipe) - (int(RAY) + store if ray else 0)
     return max(0, left) // workers

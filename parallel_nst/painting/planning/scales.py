@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from parallel_nst.files.images import fit, resize
+from parallel_nst.files.scratch import in_file, let_go
 from parallel_nst.files.size import Size
 from parallel_nst.painting.gatys.minimise import Setback
 from parallel_nst.painting.gatys.style import StyleTargets
@@ -69,13 +70,20 @@ class Framed:
         return np.ascontiguousarray(self.read(Rect(0, 0, *self.size)))
 
     def read(self, rect: Rect) -> np.ndarray:
-        """A rectangle of it (3, h, w): a view where the frame is not touched, else a copy."""
+        """A rectangle of it (3, h, w): a view where the frame is not touched and the picture is in memory, else a
+        copy."""
         rows, columns = self._rows[rect.top : rect.bottom], self._columns[rect.left : rect.right]
         height, width = self._pixels.shape[:2]
         inside = rect.within(Rect(FRAME, FRAME, FRAME + height, FRAME + width))
-        if inside.top >= 0 and inside.left >= 0 and inside.bottom <= height and inside.right <= width:
-            return gather(self._pixels.transpose(2, 0, 1), inside)
-        return self._pixels.transpose(2, 0, 1)[:, rows[:, None], columns]
+        if inside.top < 0 or inside.left < 0 or inside.bottom > height or inside.right > width:
+            found = self._pixels.transpose(2, 0, 1)[:, rows[:, None], columns]
+        else:
+            found = gather(self._pixels.transpose(2, 0, 1), inside)
+        if not in_file(self._pixels):
+            return found
+        copy = np.ascontiguousarray(found)
+        let_go(self._pixels)
+        return copy
 
     def picture(self) -> np.ndarray:
         """(H, W, 3), without the frame, not a copy."""
@@ -87,7 +95,8 @@ class Scale:
     """One scale's work: the content at this size, what to aim at, how far to go, and the cut.
 
     kept: how many tiles' graphs a worker may keep between the halves of an exact step; beyond, it computes them twice.
-    masks: of as many channels as there are styles, where each has a region of its own.
+    masks: of as many channels as there are styles, where each has a region of its own. last: whether no scale follows
+    that would want what the optimiser has learnt.
     """
 
     content: Framed
@@ -96,6 +105,7 @@ class Scale:
     tiles: Sequence[Tile]
     kept: int = 1
     masks: Framed | None = None
+    last: bool = False
 
     def read_masks(self, rect: Rect) -> np.ndarray | None:
         """A rectangle of the masks (K, h, w); None where there are none."""
