@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--content", type=Path, default=bundled_content())
     parser.add_argument("--style", type=Path, default=bundled_style())
     parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 4.5, 9, 18])
-    parser.add_argument("--memory", type=float, default=7.0, help="GiB that pnst is told to stay within")
+    parser.add_argument("--memory", type=float, default=6.0, help="GiB that pnst is told to stay within")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="tiny, to see that the program works")
     options = parser.parse_args()
