@@ -34,6 +34,7 @@ from parallel_nst.painting.tiles.geometry import plan_tiles
 from parallel_nst.painting.tiles.ownership import deal
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.crew import Crew
+from parallel_nst.workers.freed_memory import keep_memory
 from parallel_nst.workers.opening import usable_cores
 from parallel_nst.workers.pool import Events, Pool, RankWork
 from parallel_nst.workers.ranks.communicator import Alone, Communicator
@@ -131,13 +132,15 @@ class Costs:
 
 
 def charged(scene: Scene) -> float:
-    """Median seconds of an optimiser's step with its history full, on a quadratic form."""
+    """Median seconds of an optimiser's step with its history full, on a quadratic form, in one thread."""
+    torch.set_num_threads(1)
     image, optimizer, seconds = scene.image(), make_optimizer(scene.recipe), []
     curvature, state = torch.rand(image.shape) + 0.1, optimizer.init(image)
     for number in range(scene.recipe.history + REPEATS):
         gradient, began = curvature * (image - 0.5), time.perf_counter()
         image, state = optimizer.step(state, image, 1 / (number + 1), gradient)
         seconds.append(time.perf_counter() - began)
+    torch.set_num_threads(usable_cores())
     return statistics.median(seconds[-REPEATS:])
 
 
@@ -217,6 +220,7 @@ def main() -> None:
     cluster = RayCluster(None, 3)
     pools = {workers: RayPool(cluster, first.spec(1), Crew(workers, 1)) for workers in (1, 2)}
     torch.set_num_threads(usable_cores())
+    keep_memory()  # as workers do
     rows: list[list[object]] = []
     seconds: dict[tuple[Size, int], list[float]] = defaultdict(list)
     try:
