@@ -34,7 +34,6 @@ from parallel_nst.painting.tiles.geometry import plan_tiles
 from parallel_nst.painting.tiles.ownership import deal
 from parallel_nst.recipe import Recipe
 from parallel_nst.workers.crew import Crew
-from parallel_nst.workers.freed_memory import keep_memory
 from parallel_nst.workers.opening import usable_cores
 from parallel_nst.workers.pool import Events, Pool, RankWork
 from parallel_nst.workers.ranks.communicator import Alone, Communicator
@@ -220,7 +219,6 @@ def main() -> None:
     cluster = RayCluster(None, 3)
     pools = {workers: RayPool(cluster, first.spec(1), Crew(workers, 1)) for workers in (1, 2)}
     torch.set_num_threads(usable_cores())
-    keep_memory()  # as workers do
     rows: list[list[object]] = []
     seconds: dict[tuple[Size, int], list[float]] = defaultdict(list)
     try:

@@ -116,7 +116,9 @@ def read_image(path: str | Path, *, max_pixels: int | None = None) -> Picture:
     path = Path(path)
     with _in_one_line(path), quiet() as limit:
         picture = _picture(_container(path).read(path, limit if max_pixels is None else max_pixels))
-    let_go(picture.pixels)
+    for values in (picture.pixels, picture.alpha):
+        if values is not None:
+            let_go(values)
     return picture
 
 
@@ -342,7 +344,7 @@ def resize(pixels: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
     smaller = (min(width, pixels.shape[1]), min(height, pixels.shape[0]))
     # OpenCV averages areas only when neither axis grows, hence two steps.
     steps = [(smaller, cv2.INTER_AREA)] + [((width, height), cv2.INTER_CUBIC)] * (smaller != (width, height))
-    scaled = np.ascontiguousarray(pixels)
+    scaled = contiguous(pixels)
     for (across, down), kind in steps:
         found = room((down, across, *pixels.shape[2:]), np.float32)
         made = cv2.resize(scaled, (across, down), dst=found, interpolation=kind)

@@ -12,44 +12,60 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 from numpy.typing import DTypeLike, NDArray
 
 LARGE = 64 << 20  # bytes: a float32 picture of 5.6 megapixels
 DISK = "/var/tmp"  # /tmp is memory on many systems
+MEMORY = ("tmpfs", "ramfs")  # file systems whose files are memory
+SPARE = 2  # times the size of a file must be free: the output wants room, too
 STRIP = 256  # rows that are worked on at once
 
 
+class Scratch(mmap.mmap):
+    """A file of ours, whose pages may be let go: of another one's, changes may be nowhere else."""
+
+
 def room(shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-    """A new array, its values undefined. A large one is in a file in TMPDIR, or else in DISK; in memory where there is
-    no room for it."""
+    """A new array, its values undefined. A large one is in a file in TMPDIR or, where that is not set, in DISK; in
+    memory where there is no room for it, and where files are memory themselves."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     mapped = mapped_file(size) if size >= LARGE else None
     return np.empty(shape, dtype) if mapped is None else np.ndarray(tuple(shape), dtype, buffer=mapped)
 
 
-def mapped_file(size: int) -> mmap.mmap | None:
+def mapped_file(size: int) -> Scratch | None:
     """So many bytes of the disk, which are taken at once: where it is full only later, the system ends a program that
     writes to them."""
+    place = os.environ.get("TMPDIR") or DISK
     try:
-        with tempfile.TemporaryFile(dir=folder(), prefix="pnst-") as file:
+        if in_memory(place) or free(place) < SPARE * size:
+            return None
+        with tempfile.TemporaryFile(dir=place, prefix="pnst-") as file:
             os.posix_fallocate(file.fileno(), 0, size)
-            return mmap.mmap(file.fileno(), size)
-    except (OSError, AttributeError):  # AttributeError: of a system without posix_fallocate
+            return Scratch(file.fileno(), size)
+    except (OSError, AttributeError):  # AttributeError: of a system without these calls
         return None
 
 
-def folder() -> str:
-    """Where files without a name are made."""
-    return DISK if "TMPDIR" not in os.environ and Path(DISK).is_dir() else tempfile.gettempdir()
+def in_memory(folder: str) -> bool:
+    """Whether files in a folder take memory."""
+    kinds = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
+    place = Path(folder).resolve()
+    return next((kinds[str(above)] for above in (place, *place.parents) if str(above) in kinds), "") in MEMORY
+
+
+def free(folder: str) -> int:
+    """Bytes that are left in the file system of a folder."""
+    place = os.statvfs(folder)
+    return place.f_bavail * place.f_frsize
 
 
 def has_room(size: int, count: int) -> bool:
-    """Whether so many arrays of `size` bytes would be in files, as far as can be told without making them."""
-    try:
-        place = os.statvfs(folder())
-    except (OSError, AttributeError):
+    """Whether so many arrays of `size` bytes would be in files; all but their number is tried."""
+    if size < LARGE or mapped_file(size) is None:
         return False
-    return size >= LARGE and place.f_bavail * place.f_frsize > count * size
+    return free(os.environ.get("TMPDIR") or DISK) >= (count - 1 + SPARE) * size
 
 
 def let_go(array: NDArray[Any]) -> None:
@@ -64,11 +80,11 @@ def in_file(array: NDArray[Any]) -> bool:
     return file_of(array) is not None
 
 
-def file_of(array: Any) -> mmap.mmap | None:
-    """The file that an array lies in."""
+def file_of(array: Any) -> Scratch | None:
+    """The file of ours that an array lies in."""
     while isinstance(array, np.ndarray):
         array = array.base
-    return array if isinstance(array, mmap.mmap) else None
+    return array if isinstance(array, Scratch) else None
 
 
 def contiguous(array: NDArray[Any]) -> NDArray[Any]:

@@ -256,7 +256,7 @@ def whole_loss(content: Picture, style: Picture, generated: Picture, recipe: Rec
     budget = budget_of(pool, sources, resolved, backbone)
     plan = plan_scales(content.size, style.size, resolved, budget)[-1]
     scale = scale_of(sources, plan, resolved, pool, content_powers(content, resolved, pool))
-    mode = Exact(replace(scale, steps=0), resolved, pool, budget)
+    mode = Exact(replace(scale, steps=0, last=True), resolved, pool, budget)
     start = mode.start(framed(generated.pixels, plan.size).whole)
     return mode.result(last(ScaleRun([replace(plan, steps=0)], 0, RunCallbacks()).states(mode, start))).loss
 

@@ -654,7 +654,7 @@ def test_a_ray_of_our_own_has_no_process_without_work(pool: RayPool) -> None:
     scripts = {Path(word).name for child in children() for word in child.cmdline() if word.endswith(".py")}
     assert not scripts & {"monitor.py", "log_monitor.py", "dashboard.py"}
     assert any(child.name() == "raylet" for child in children())
-    assert all(getattr(Node, name).__qualname__ == f"Node.{name}" for name in ("start_monitor", "start_api_server"))
+    assert all(getattr(Node, name).__qualname__ == f"Node.{name}" for name in ("start_monitor", "start_log_monitor"))
 
 
 def test_nothing_is_left_behind(lease: Lease) -> None:

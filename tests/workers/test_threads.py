@@ -141,3 +141,9 @@ def test_it_is_opened_where_it_is_asked_for_and_not_for_a_cluster():
     with open_pool(recipe, workers=1, weights=weights, in_process=True) as pool:
         assert isinstance(pool, SerialPool) and pool.crew.workers == 1
     torch.set_num_threads(1)
+
+
+def test_who_does_a_single_task_has_the_threads_of_all():
+    with ThreadPool(SPEC, Crew(2, 3), 6) as pool:
+        assert pool.threads_alone == 2
+    assert SerialPool(SPEC).threads_alone == 1

@@ -7,8 +7,6 @@ with Pillow's directory class.
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,7 +23,6 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from parallel_nst.files.formats import pillow
 from parallel_nst.files.formats.exif import survey
 from parallel_nst.files.formats.raster import Raster, UnreadablePicture, check_pixels, decode_by_opencv, unit
-from parallel_nst.files.scratch import folder
 from parallel_nst.files.size import Size
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -180,19 +177,19 @@ def write(
     """Encode (H, W, 3 or 4) samples of 8 or 16 bits, Deflate with differencing; resolution is in `exif`."""
     height, width, channels = samples.shape
     rows = min(height, max(1, _STRIP_BYTES // (samples.itemsize * width * channels)))
-    parts = (samples[top : top + rows] for top in range(0, height, rows))
-    # The directory comes first, and says how long each strip is.
-    with tempfile.TemporaryFile(dir=folder()) as aside, ThreadPoolExecutor() as threads:
-        lengths = [aside.write(strip) for strip in threads.map(_deflated, parts)]
-        big = sum(lengths) > _CLASSIC_BYTES
-        directory = ImageFileDirectory_v2(_BIG if big else _CLASSIC)
-        directory.tagtype[273] = directory.tagtype[279] = TiffTags.LONG8 if big else TiffTags.LONG
-        directory.update(_described(exif))
-        directory.update(_raster_tags(samples, rows, lengths))
-        directory.update({_ICC: icc} if icc else {})
-        directory.save(file)
-        aside.seek(0)
-        shutil.copyfileobj(aside, file)
+    parts = [samples[top : top + rows] for top in range(0, height, rows)]
+    big = samples.nbytes > _CLASSIC_BYTES
+    directory = ImageFileDirectory_v2(_BIG if big else _CLASSIC)
+    directory.tagtype[273] = directory.tagtype[279] = TiffTags.LONG8 if big else TiffTags.LONG
+    directory.update(_described(exif))
+    directory.update({_ICC: icc} if icc else {})
+    directory.update(_raster_tags(samples, rows, [0] * len(parts)))
+    directory.save(file)  # it comes first and says how long each strip is: once more when that is known
+    with ThreadPoolExecutor() as threads:
+        lengths = [file.write(strip) for strip in threads.map(_deflated, parts)]
+    directory.update(_raster_tags(samples, rows, lengths))
+    file.seek(0)
+    directory.save(file)
 
 
 def _deflated(strip: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:

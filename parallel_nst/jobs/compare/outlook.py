@@ -16,6 +16,7 @@ from parallel_nst.painting.planning.profile import Profile, profile
 from parallel_nst.painting.planning.scales import plan_scales
 from parallel_nst.painting.planning.tilings import Budget
 from parallel_nst.painting.resolved import resolve
+from parallel_nst.workers.opening import usable_cores
 
 RAY_SECONDS = 4.0  # to start and to stop a Ray of one's own, seen on two cores
 
@@ -42,7 +43,8 @@ def outlook(scene: Scene, settings: Sequence[Setting], rounds: int) -> str:
 def seconds_of(scene: Scene, setting: Setting, reader: FeatureReader, costs: Profile, speed: float) -> float:
     """Of one run, as far as it can be known before."""
     resolved = resolve(setting.recipe, reader.backbone)
-    budget = Budget(setting.workers, machine_memory(), costs, setting.workers if scene.device == "cpu" else 1)
+    together = usable_cores() / setting.threads if scene.device == "cpu" and setting.workers > 1 else 1.0
+    budget = Budget(setting.workers, machine_memory(), costs, together)
     plans = plan_scales(scene.content.size, scene.style.size, resolved, budget)
     painting = forecast(plans, resolved, budget, speed).seconds
     return painting + (RAY_SECONDS if setting.mode != SERIAL and setting.workers > 1 else 0)

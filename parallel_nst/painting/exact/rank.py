@@ -63,7 +63,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class End:
-    """The label of what a rank has at the end: its part of the picture, in [0, 1], and what the next scale wants.
+    """The label of what a rank has at the end: its part of the picture, in [0, 1], and what a next scale wants.
 
     speed: see `Pace`; 0 for a rank that is alone."""
 

@@ -33,6 +33,7 @@ from parallel_nst.painting.resolved import ResolvedRecipe
 from parallel_nst.painting.tiles.geometry import whole_tile
 from parallel_nst.painting.tiles.ownership import Ownership, crossings, deal
 from parallel_nst.recipe import Pooling, Recipe
+from parallel_nst.workers.freed_memory import keep_memory
 
 SPEED_SIDE = 512  # px of the tile that a speed is measured on: its features are too large for a processor's cache
 SPEED_RUNS = 3
@@ -196,7 +197,9 @@ def untrained(name: str, pooling: Pooling = "auto") -> Backbone:
 def measured_speed(reader: FeatureReader, threads: int, device: str = "cpu", beside: int = 1) -> float:
     """FLOP/s of forward and backward on one tile with so many threads, the median of three after one to warm up; on
     cuda of the GPU, to which the reader's backbone is moved. beside: workers that compute at once, of which the slowest
-    counts: cores share memory, and often more than that."""
+    counts: cores share memory, and often more than that. This process keeps freed memory from then on, as workers do.
+    """
+    keep_memory()
     with ThreadPoolExecutor(beside) as workers:
         return min(workers.map(lambda _: speed_alone(reader, threads, device), range(beside)))
 

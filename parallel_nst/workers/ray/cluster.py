@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 
 import psutil  # type: ignore[import-untyped]
 import ray
-from ray._private.node import Node
 from ray.exceptions import RayError
 
 from parallel_nst.errors import BadInput, ClusterUnavailable
@@ -221,9 +220,10 @@ def without_idlers() -> Iterator[None]:
     """Start a Ray of our own without what would have nothing to do: the autoscaler, who follows the logs for a driver
     that does not want them, and the server of the dashboard. They are three Python programs, which take as much
     processor time as all the rest while the first tiles are painted. Ray has settings for none of them."""
+    node: Any = ray._private.node.Node
     with ExitStack() as stack:
         for start in ("start_monitor", "start_log_monitor", "start_api_server"):
-            stack.enter_context(replaced(Node, start, lambda before: lambda node, **options: None))
+            stack.enter_context(replaced(node, start, lambda before: lambda *given, **options: None))
         yield
 
 

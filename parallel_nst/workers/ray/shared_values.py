@@ -35,7 +35,7 @@ def payload(value: Any) -> int:
 class RayShared:
     """`workers.Shared` in Ray's object store: put there when the first task that carries it is sent, and freed when
     this handle and all tasks that carry it are gone. Ray need not be up before that. What is not too large stays here,
-    too, so that it can be put again where Ray has died."""
+    too, so that it can be put again where Ray has died; what is `Made` does not, and is made again."""
 
     def __init__(self, value: Any, on_put: Callable[[int], None]) -> None:
         """on_put: told the bytes of the value's arrays once it is put."""
