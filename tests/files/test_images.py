@@ -237,6 +237,34 @@ def test_big_tiff_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert b"Maker" in back.exif and back.dpi == (300, 300) and read_settings(tmp_path / "a.tif") == TOML
 
 
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("size", [(24, 32), (16, 16), (17, 33), (5, 40)])
+@pytest.mark.parametrize(("channels", "depth"), [(3, 8), (4, 8), (3, 16), (4, 16)])
+def test_large_tiff_is_in_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int, depth: int, size: tuple[int, int], big: bool
+) -> None:
+    """The same samples as in strips, for whoever reads them, and what is read of it carries no trace of the tiles."""
+    values = smooth(*size, channels)
+    picture = Picture(values[..., :3], values[..., 3] if channels == 4 else None, SRGB, camera_exif(), depth=depth)
+    write_image(tmp_path / "strips.tif", picture, settings=TOML)
+    monkeypatch.setattr(tiff, "_TILED_BYTES", 0)
+    monkeypatch.setattr(tiff, "_TILE", 16)
+    monkeypatch.setattr(tiff, "_CLASSIC_BYTES", 0 if big else 10**9)
+    write_image(tmp_path / "tiles.tif", picture, settings=TOML)
+    with tifffile.TiffFile(tmp_path / "tiles.tif") as tif:
+        assert tif.pages.first.is_tiled and tif.is_bigtiff == big
+        assert len(tif.pages.first.dataoffsets) == -(-size[0] // 16) * -(-size[1] // 16)
+        assert np.array_equal(tif.asarray(), tifffile.imread(tmp_path / "strips.tif"))
+    stored = cv2.imread(str(tmp_path / "tiles.tif"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(stored, cv2.imread(str(tmp_path / "strips.tif"), cv2.IMREAD_UNCHANGED))
+    one, other = (read_image(tmp_path / name) for name in ("tiles.tif", "strips.tif"))
+    assert np.array_equal(one.pixels, other.pixels) and (one.exif, one.icc) == (other.exif, other.icc)
+    assert read_settings(tmp_path / "tiles.tif") == TOML
+    monkeypatch.undo()
+    write_image(tmp_path / "again.tif", one, settings=TOML)
+    assert (tmp_path / "again.tif").read_bytes() == (tmp_path / "strips.tif").read_bytes()
+
+
 # ---- orientation
 
 

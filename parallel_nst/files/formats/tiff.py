@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import zlib
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +29,8 @@ from parallel_nst.files.size import Size
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ICC = 34675
 _STRIP_BYTES = 1 << 20
+_TILED_BYTES = 128 << 20  # of samples, from which a file is in tiles and no longer in strips
+_TILE = 512  # px
 _CLASSIC, _BIG = b"II*\0\0\0\0\0", b"II+\0\x08\0\0\0" + bytes(8)
 _CLASSIC_BYTES = 4_200_000_000
 _FLOAT_SLACK = 1e-3  # rounding of an export; a real highlight lies far above 1
@@ -75,6 +78,7 @@ def _exif(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> Image.Exif:
     for tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
         if tag in exif:
             exif.get_ifd(tag)
+    exif.bigtiff = False  # what is made of it goes into other files, and EXIF is classic TIFF
     return exif
 
 
@@ -175,28 +179,61 @@ def write(
     file: BinaryIO, samples: NDArray[np.uint8] | NDArray[np.uint16], *, icc: bytes | None, exif: Image.Exif
 ) -> None:
     """Encode (H, W, 3 or 4) samples of 8 or 16 bits, Deflate with differencing; resolution is in `exif`."""
-    height, width, channels = samples.shape
-    rows = min(height, max(1, _STRIP_BYTES // (samples.itemsize * width * channels)))
-    parts = [samples[top : top + rows] for top in range(0, height, rows)]
+    layout = _tiles(samples) if samples.nbytes >= _TILED_BYTES else _strips(samples)
     big = samples.nbytes > _CLASSIC_BYTES
     directory = ImageFileDirectory_v2(_BIG if big else _CLASSIC)
-    directory.tagtype[273] = directory.tagtype[279] = TiffTags.LONG8 if big else TiffTags.LONG
+    for tag in (layout.offsets, layout.counts):
+        directory.tagtype[tag] = TiffTags.LONG8 if big else TiffTags.LONG
     directory.update(_described(exif))
     directory.update({_ICC: icc} if icc else {})
-    directory.update(_raster_tags(samples, rows, [0] * len(parts)))
-    directory.save(file)  # it comes first and says how long each strip is: once more when that is known
+    directory.update(_raster_tags(samples) | layout.tags([0] * len(layout.parts), 0))
+    directory.save(file)  # it comes first and says where each part is: once more when that is known
+    start = file.tell() if layout.tiled else 0  # Pillow has strips, and only those, count from the directory's end
     with ThreadPoolExecutor() as threads:
-        lengths = [file.write(strip) for strip in threads.map(_deflated, parts)]
-    directory.update(_raster_tags(samples, rows, lengths))
+        lengths = [file.write(part) for part in threads.map(layout.deflated, layout.parts)]
+    directory.update(layout.tags(lengths, start))
     file.seek(0)
     directory.save(file)
 
 
-def _deflated(strip: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    """TIFF 6.0 section 14: each sample less its left neighbour, modulo its range; little-endian."""
-    differences: NDArray[Any] = strip.astype(strip.dtype.newbyteorder("<"))
-    differences[:, 1:] -= strip[:, :-1]
-    return zlib.compress(differences.tobytes())
+@dataclass(frozen=True)
+class _Layout:
+    """The parts that a file is compressed in, in their order. shape: tags that say how large each is; offsets, counts:
+    tags of where each begins and how long it is."""
+
+    parts: Sequence[NDArray[Any]]
+    shape: Mapping[int, int]
+    offsets: int
+    counts: int
+    tiled: bool
+
+    def tags(self, lengths: Sequence[int], start: int) -> dict[int, int | tuple[int, ...]]:
+        offsets = tuple(accumulate(lengths[:-1], initial=start))
+        return {**self.shape, self.offsets: offsets, self.counts: tuple(lengths)}
+
+    def deflated(self, part: NDArray[Any]) -> bytes:
+        """TIFF 6.0 section 14: each sample less its left neighbour, modulo its range; little-endian. A tile that ends
+        with the picture is filled up with its edge."""
+        height, width, _ = part.shape
+        whole = np.pad(part, ((0, _TILE - height), (0, _TILE - width), (0, 0)), "edge") if self.tiled else part
+        differences: NDArray[Any] = whole.astype(whole.dtype.newbyteorder("<"))
+        differences[:, 1:] -= whole[:, :-1]
+        return zlib.compress(differences.tobytes())
+
+
+def _strips(samples: NDArray[Any]) -> _Layout:
+    """Of whole rows."""
+    height, width, channels = samples.shape
+    rows = min(height, max(1, _STRIP_BYTES // (samples.itemsize * width * channels)))
+    return _Layout([samples[top : top + rows] for top in range(0, height, rows)], {278: rows}, 273, 279, tiled=False)
+
+
+def _tiles(samples: NDArray[Any]) -> _Layout:
+    """TIFF 6.0 section 15: who looks at a large picture reads only those that are seen."""
+    height, width, _ = samples.shape
+    corners = ((top, left) for top in range(0, height, _TILE) for left in range(0, width, _TILE))
+    parts = [samples[top : top + _TILE, left : left + _TILE] for top, left in corners]
+    return _Layout(parts, {322: _TILE, 323: _TILE}, 324, 325, tiled=True)
 
 
 def _described(exif: Image.Exif) -> dict[int, Any]:
@@ -205,10 +242,8 @@ def _described(exif: Image.Exif) -> dict[int, Any]:
     return {tag: exif.get_ifd(tag) if tag in pointers else value for tag, value in exif.items()}
 
 
-def _raster_tags(
-    samples: NDArray[np.uint8] | NDArray[np.uint16], rows: int, lengths: list[int]
-) -> dict[int, int | tuple[int, ...]]:
-    """Baseline tags of an RGB picture, TIFF 6.0 section 6; strips count from the end of the directory."""
+def _raster_tags(samples: NDArray[np.uint8] | NDArray[np.uint16]) -> dict[int, int | tuple[int, ...]]:
+    """Baseline tags of an RGB picture, TIFF 6.0 section 6, but for those of its layout."""
     height, width, channels = samples.shape
     return {
         256: width,
@@ -216,9 +251,6 @@ def _raster_tags(
         258: (8 * samples.itemsize,) * channels,
         259: tifffile.COMPRESSION.ADOBE_DEFLATE.value,
         262: tifffile.PHOTOMETRIC.RGB.value,
-        273: tuple(accumulate(lengths[:-1], initial=0)),
         277: channels,
-        278: rows,
-        279: tuple(lengths),
         317: tifffile.PREDICTOR.HORIZONTAL.value,
     } | ({338: tifffile.EXTRASAMPLE.UNASSALPHA.value} if channels == 4 else {})
