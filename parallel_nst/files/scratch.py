@@ -37,7 +37,7 @@ def room(shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
 def mapped_file(size: int) -> Scratch | None:
     """So many bytes of the disk, which are taken at once: where it is full only later, the system ends a program that
     writes to them."""
-    place = os.environ.get("TMPDIR") or DISK
+    place = scratch_folder()
     try:
         if in_memory(place) or free(place) < SPARE * size:
             return None
@@ -46,6 +46,11 @@ def mapped_file(size: int) -> Scratch | None:
             return Scratch(file.fileno(), size)
     except (OSError, AttributeError):  # AttributeError: of a system without these calls
         return None
+
+
+def scratch_folder() -> str:
+    """Where files without a name are made."""
+    return os.environ.get("TMPDIR") or DISK
 
 
 def in_memory(folder: str) -> bool:
@@ -65,7 +70,7 @@ def has_room(size: int, count: int) -> bool:
     """Whether so many arrays of `size` bytes would be in files; all but their number is tried."""
     if size < LARGE or mapped_file(size) is None:
         return False
-    return free(os.environ.get("TMPDIR") or DISK) >= (count - 1 + SPARE) * size
+    return free(scratch_folder()) >= (count - 1 + SPARE) * size
 
 
 def let_go(array: NDArray[Any]) -> None:

@@ -82,7 +82,8 @@ def staff_here(job: PlanJob) -> Staff:
     slots = max(1, torch.cuda.device_count()) if device == "cuda" else pools.usable_cores()
     workers = job.workers or slots
     threads = 1 if device == "cuda" else max(1, slots // workers)
-    return Staff(workers, threads, device, None, threads_alone=1 if device == "cuda" else slots / threads)
+    here = device == "cpu" and workers <= slots  # else a scale in one piece is the work of one of them, too
+    return Staff(workers, threads, device, None, threads_alone=slots / threads if here else 1)
 
 
 def planned_device(job: PlanJob) -> str:

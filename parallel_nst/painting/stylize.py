@@ -125,10 +125,10 @@ def paint(
     del resume
     blending, notes = 0.0, list[str]()
     for number in range(first, len(plans)):
-        plan = plans[number]
-        scale = scale_of(sources, plan, resolved, pool, powers)
-        mode = mode_of(plan, replace(scale, last=number == len(plans) - 1), resolved, pool, budget)
-        del scale
+        plan, finest = plans[number], number == len(plans) - 1
+        mode = mode_of(
+            plan, replace(scale_of(sources, plan, resolved, pool, powers), last=finest), resolved, pool, budget
+        )
         states = ScaleRun(plans, number, callbacks or RunCallbacks()).states(mode, begun(mode, before))
         del before  # what the scale begins with belongs to it, so that it goes with the first step
         before = mode.result(last(states))

@@ -102,7 +102,8 @@ class TilingSpec:
     )
     whole: int = knob(
         512,
-        "scales up to this longest side in px run in one piece; not the finest if --tiles is given",
+        "scales up to this longest side in px run in one piece, larger ones where that is sooner; not the finest if "
+        "--tiles is given",
         "Tiles",
         least=0,
     )

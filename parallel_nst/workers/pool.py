@@ -30,6 +30,11 @@ class Made:
     make: Callable[[], Any]
 
 
+def made(value: Any) -> Any:
+    """What a shared value is, or what comes of making it."""
+    return value.make() if isinstance(value, Made) else value
+
+
 @dataclass(frozen=True)
 class Here:
     """A shared value that never leaves this process."""
@@ -37,7 +42,7 @@ class Here:
     value: Any
 
     def get(self) -> Any:
-        return self.value.make() if isinstance(self.value, Made) else self.value
+        return made(self.value)
 
 
 @dataclass(frozen=True)

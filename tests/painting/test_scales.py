@@ -103,15 +103,10 @@ def test_scales_above_the_threshold_are_in_tiles_too():
 
 
 def test_a_coarse_scale_is_whole_where_one_process_paints_it_sooner():
-    """With the threads of all workers, and unless it is the finest or takes more memory than a worker has."""
-    recipe = replace(RECIPE, tiling=replace(RECIPE.tiling, whole=20))
-    for threads, memory, expected in ((1, PLENTY, [4, 4]), (2, PLENTY, [1, 4]), (8, PLENTY, [1, 4])):
-        found = plan_scales(
-            Size(300, 400),
-            Size(50, 50),
-            resolve(recipe, tiny_backbone()),
-            replace(budget(memory=memory), threads_alone=threads),
-        )
+    """With the threads of all workers, and unless it is the finest."""
+    resolved = resolve(replace(RECIPE, tiling=replace(RECIPE.tiling, whole=20)), tiny_backbone())
+    for threads, expected in ((1, [4, 4]), (2, [1, 4]), (8, [1, 4])):
+        found = plan_scales(Size(300, 400), Size(50, 50), resolved, replace(budget(), threads_alone=threads))
         assert [len(plan.tiles) for plan in found] == expected
 
 

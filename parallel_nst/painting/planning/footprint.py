@@ -75,8 +75,10 @@ def optimiser_bytes(size: Size, recipe: Recipe) -> int:
 
 def driver_bytes(size: Size, recipe: Recipe) -> int:
     """Memory of the process that reads and writes a picture of this size; who optimises it has its own."""
-    exact = IN_FILES if has_room(PIXEL * size.area, FILES) else HELD
-    return int(DRIVER + (exact if recipe.tiling.mode == "exact" else PICTURES) * PIXEL * size.area)
+    copies: float = PICTURES
+    if recipe.tiling.mode == "exact":
+        copies = IN_FILES if has_room(PIXEL * size.area, FILES) else HELD
+    return int(DRIVER + copies * PIXEL * size.area)
 
 
 def worker_share(memory: int, size: Size, recipe: Recipe, workers: int, *, ray: bool = False) -> int:

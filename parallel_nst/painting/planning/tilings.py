@@ -13,17 +13,18 @@ import numpy as np
 from parallel_nst.errors import BadInput
 from parallel_nst.files.size import Size
 from parallel_nst.networks.backbones.base import Layer
-from parallel_nst.painting.planning.cuts import Cut, Grid, Layout, possible_layouts
+from parallel_nst.painting.planning.cuts import Cut, Grid, Layout, cut_in, possible_layouts
 from parallel_nst.painting.planning.footprint import GRAPH_FACTOR, exact_bytes, graph_bytes, independent_bytes
 from parallel_nst.painting.planning.memory import memory_text
 from parallel_nst.painting.planning.profile import Profile
 from parallel_nst.recipe import Recipe
 
 HALVINGS = 7  # of a size that does not fit: to a hundredth of it
-# What does not get faster with the threads of one process (Amdahl's law): embedded backbone, 362 to 1024 px, 1.4 to
+# What does not get faster with the threads of one process (Amdahl's law): embedded backbone, 362 to 2048 px, 1.4 to
 # 1.65 times as fast on two threads. And what ranks take beyond their px, for messages, waiting and cut features: 20 to
-# 35 % at 724 and 1024 px on two.
-UNSHARED = 0.3
+# 35 % at 724 to 2048 px on two. Seconds a step, one process and two ranks: 0.24 and 0.28 at 724 px, 0.42 and 0.48 at
+# 1024, 0.75 and 0.80 at 1448, 1.75 and 1.54 at 2048.
+UNSHARED = 0.35
 BETWEEN_RANKS = 1.25
 
 
@@ -85,7 +86,7 @@ def exact_tiling(size: Size, budget: Budget, recipe: Recipe, layer: Layer, grid:
 def sooner_alone(size: Size, tiling: Tiling, budget: Budget, recipe: Recipe) -> bool:
     """Whether one process that has the threads of several workers paints a picture sooner than they do in these tiles.
     It must fit what a worker may take, too."""
-    whole = Cut(np.array([[size.area]]), size.area, size.area, size.area)
+    whole = cut_in(np.array([size.area]), np.array([size.area]), 1)
     fits = exact_bytes(budget.profile, whole, 1, recipe) <= budget.memory
     return budget.threads_alone > 1 and fits and 2 * size.area / budget.speed_alone < BETWEEN_RANKS * tiling.slowest
 

@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import ObjectLostError
 from torch import Tensor
 
-from parallel_nst.workers.pool import HandedLost, Made
+from parallel_nst.workers.pool import HandedLost, Made, made
 from parallel_nst.workers.ray.cluster import first_line
 from parallel_nst.workers.ray.lifeline import CONNECTION, in_use
 
@@ -39,31 +39,27 @@ class RayShared:
 
     def __init__(self, value: Any, on_put: Callable[[int], None]) -> None:
         """on_put: told the bytes of the value's arrays once it is put."""
-        self._make: Callable[[], Any] | None = value.make if isinstance(value, Made) else None
-        self._value: Any = None if self._make else value
+        self._value = value
         self._on_put = on_put
         self._reference: Any = None
         self._connection = 0  # in which it was put
 
     def get(self) -> Any:
         """The value; its arrays are read-only once it was put and not kept."""
-        if self._make is not None:
-            return self._make()
         if self._value is not None:
-            return self._value
+            return made(self._value)
         with in_use():
             self._check_there()
             return ray.get(self._reference)
 
     def __reduce__(self) -> tuple[Callable[[Any], Received], tuple[Any]]:
-        here = self._make is not None or self._value is not None
-        if self._reference is None or (here and self._connection != CONNECTION.number):
+        if self._reference is None or (self._value is not None and self._connection != CONNECTION.number):
             self._put()
         self._check_there()
         return Received, (self._reference,)
 
     def _put(self) -> None:
-        value = self._value if self._make is None else self._make()
+        value = made(self._value)
         # An array in one piece goes there as it is, another one by way of two copies.
         value = np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value
         # In another thread: Ray notes the references inside the task that it is pickling in this one, and a `put` in
@@ -72,7 +68,7 @@ class RayShared:
             self._reference = thread.submit(ray.put, value).result()
         self._connection = CONNECTION.number
         self._on_put(payload(value))
-        if payload(value) > KEPT:
+        if payload(value) > KEPT and not isinstance(self._value, Made):
             self._value = None
 
     def _check_there(self) -> None:
